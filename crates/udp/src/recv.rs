@@ -1,0 +1,238 @@
+//! Receiving a batch of datagrams: `recvmmsg` into slots that are allocated once.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use crate::address::RawAddress;
+use crate::cmsg::{CONTROL_SIZE, Control, Header};
+use crate::errqueue::attempts;
+
+/// Slots of a batch, unless told otherwise.
+pub const DEFAULT_SLOTS: usize = 64;
+
+/// Bytes of a slot: no UDP datagram is longer, so none is ever cut.
+const SLOT_SIZE: usize = 65_536;
+
+/// Bytes between the ends of slots. Without them all slots would begin in the same few sets of
+/// the first-level cache.
+const SLOT_GAP: usize = 256;
+
+/// Datagrams received and not yet dealt with, from one or several sockets.
+///
+/// The memory is one allocation that the kernel backs with pages only where datagrams were
+/// written.
+pub struct ReceiveBatch {
+    slot_size: usize,
+    space: Vec<u8>,
+    names: Vec<RawAddress>,
+    controls: Vec<Control<CONTROL_SIZE>>,
+    /// Kept alive, as `headers` point into it; like those above it never grows or shrinks.
+    _vectors: Vec<libc::iovec>,
+    headers: Vec<libc::mmsghdr>,
+    used: usize,
+    /// Where the last receive began.
+    last: usize,
+}
+
+// SAFETY: the pointers in `headers` and `_vectors` lead to the heap memory of this batch alone,
+// which moves with it to another thread.
+unsafe impl Send for ReceiveBatch {}
+
+/// A datagram in its slot, with what its header said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received<'a> {
+    /// The datagram.
+    pub data: &'a [u8],
+    /// The sender.
+    pub from: SocketAddr,
+    /// The address it came to; listeners only.
+    pub local: Option<IpAddr>,
+    /// The index of the interface it came through; zero where not known. Listeners only.
+    pub interface: u32,
+    /// IPv4 TTL or IPv6 Hop Limit as received.
+    pub ttl: Option<u8>,
+    /// DSCP and ECN: the IPv4 TOS byte or the IPv6 Traffic Class.
+    pub tos: Option<u8>,
+    /// The datagram was longer than the slot, and its end is lost.
+    pub truncated: bool,
+}
+
+impl ReceiveBatch {
+    /// A batch of `slots` datagrams ([`DEFAULT_SLOTS`] is a good number) of any length.
+    pub fn new(slots: usize) -> Self {
+        Self::with_slot_size(slots, SLOT_SIZE)
+    }
+
+    /// A batch of `slots` datagrams of at most `slot_size` bytes; longer ones are truncated.
+    pub fn with_slot_size(slots: usize, slot_size: usize) -> Self {
+        let stride = slot_size + SLOT_GAP;
+        let mut space = vec![0; slots * stride];
+        let mut names = vec![RawAddress::zeroed(); slots];
+        let mut controls = vec![Control::zeroed(); slots];
+        let (space_base, names_base) = (space.as_mut_ptr(), names.as_mut_ptr());
+        let controls_base: *mut Control<CONTROL_SIZE> = controls.as_mut_ptr();
+        let mut vectors: Vec<libc::iovec> = (0..slots)
+            .map(|slot| libc::iovec {
+                iov_base: space_base.wrapping_add(slot * stride).cast(),
+                iov_len: slot_size,
+            })
+            .collect();
+        let vectors_base = vectors.as_mut_ptr();
+        let headers = (0..slots)
+            .map(|slot| {
+                let mut header = empty_header();
+                header.msg_hdr.msg_name = names_base.wrapping_add(slot).cast();
+                header.msg_hdr.msg_iov = vectors_base.wrapping_add(slot);
+                header.msg_hdr.msg_iovlen = 1;
+                header.msg_hdr.msg_control = controls_base.wrapping_add(slot).cast();
+                reset(&mut header);
+                header
+            })
+            .collect();
+        Self {
+            slot_size,
+            space,
+            names,
+            controls,
+            _vectors: vectors,
+            headers,
+            used: 0,
+            last: 0,
+        }
+    }
+
+    /// How many more datagrams fit.
+    pub fn free(&self) -> usize {
+        self.headers.len() - self.used
+    }
+
+    /// How many datagrams are in the batch; their indices are below this.
+    pub fn len(&self) -> usize {
+        self.used
+    }
+
+    /// Whether the batch holds no datagram.
+    pub fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    /// Receives up to `max` datagrams waiting at `socket` behind those already held, and returns
+    /// the indices they got. The range is empty where none waits and where the batch is full.
+    ///
+    /// # Errors
+    ///
+    /// Those of `recvmmsg`, except that an ICMP error pending on the socket is not one: it is read
+    /// with [`crate::read_errors`].
+    pub fn receive(&mut self, socket: BorrowedFd<'_>, max: usize) -> io::Result<Range<usize>> {
+        let first = self.used;
+        self.last = first;
+        let count = max.min(self.free());
+        if count == 0 {
+            return Ok(first..first);
+        }
+        let mut tried = 0;
+        loop {
+            match receive_into(socket, &mut self.headers[first..first + count]) {
+                Ok(received) => {
+                    self.used = first + received;
+                    return Ok(first..self.used);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(first..first),
+                Err(error) => {
+                    tried += 1;
+                    if tried >= attempts(&error) {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The datagram at `index`.
+    ///
+    /// # Panics
+    ///
+    /// Where `index` is none that [`Self::receive`] returned since the last [`Self::clear`].
+    pub fn get(&self, index: usize) -> Received<'_> {
+        let header = self.header(index);
+        let unknown = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+        Received {
+            data: self.data(index),
+            // Only a socket that is no UDP socket leaves the sender out.
+            from: self.names[index].get().unwrap_or(unknown),
+            local: header.local,
+            interface: header.interface,
+            ttl: header.ttl,
+            tos: header.tos,
+            truncated: self.headers[index].msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+        }
+    }
+
+    /// The bytes of the datagram at `index`; panics as [`Self::get`] does.
+    pub fn data(&self, index: usize) -> &[u8] {
+        assert!(index < self.used, "no datagram was received at this index");
+        let length = self.headers[index].msg_len as usize;
+        &self.space[index * (self.slot_size + SLOT_GAP)..][..length]
+    }
+
+    /// How many datagrams the kernel has dropped in the life of the last socket received from,
+    /// modulo 2^32, because its buffer was full. `None` means that the last receive did not tell:
+    /// it got nothing, or nothing was ever dropped.
+    pub fn dropped(&self) -> Option<u32> {
+        if self.used == self.last {
+            return None;
+        }
+        self.header(self.used - 1).dropped
+    }
+
+    /// Forgets all datagrams, so that their slots can be used again.
+    pub fn clear(&mut self) {
+        for (header, name) in self.headers.iter_mut().zip(&mut self.names).take(self.used) {
+            reset(header);
+            *name = RawAddress::zeroed();
+        }
+        self.used = 0;
+        self.last = 0;
+    }
+
+    fn header(&self, index: usize) -> Header {
+        assert!(index < self.used, "no datagram was received at this index");
+        let length = self.headers[index].msg_hdr.msg_controllen as usize;
+        Header::read(&self.controls[index].0[..length.min(CONTROL_SIZE)])
+    }
+}
+
+/// A message header that points to nothing.
+pub(crate) fn empty_header() -> libc::mmsghdr {
+    // SAFETY: it consists of integers and pointers, for which zero is a valid value.
+    unsafe { std::mem::zeroed() }
+}
+
+/// Undoes what the kernel changed, so that the header can be received into once more.
+fn reset(header: &mut libc::mmsghdr) {
+    header.msg_hdr.msg_namelen = RawAddress::SIZE;
+    header.msg_hdr.msg_controllen = CONTROL_SIZE as _;
+    header.msg_hdr.msg_flags = 0;
+    header.msg_len = 0;
+}
+
+fn receive_into(socket: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
+    let (count, flags) = (headers.len() as u32, libc::MSG_DONTWAIT);
+    // SAFETY: each header points to a name, a vector, control room and slot of its own, with the
+    // lengths they have, in vectors of the batch that are never resized; nobody has a reference to
+    // them, since the batch is mutably borrowed here. A null timeout means none.
+    let received = unsafe {
+        let headers = headers.as_mut_ptr();
+        libc::recvmmsg(
+            socket.as_raw_fd(),
+            headers,
+            count,
+            flags as _,
+            ptr::null_mut(),
+        )
+    };
+    usize::try_from(received).map_err(|_| io::Error::last_os_error())
+}
