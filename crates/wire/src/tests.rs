@@ -1,0 +1,1 @@
+//! What a user of this crate relies on, rule by rule.
