@@ -1,0 +1,236 @@
+//! [`Timers`]: the next deadline of every slot, and which comes first.
+//!
+//! An indexed four-ary min-heap: `heap` is ordered by (deadline, slot), `position` says where in it
+//! a slot stands. A slot has one deadline, so moving it is one sift and nothing is left behind.
+
+const ARITY: usize = 4;
+
+/// Marks a slot without a deadline. No heap can grow to this index.
+const ABSENT: u32 = u32::MAX;
+
+/// One deadline per slot, the earliest at hand.
+///
+/// Slots are small dense numbers (indices into a table): memory is proportional to the highest
+/// slot that has a deadline, and is given back when most of it is no longer used.
+#[derive(Debug, Default)]
+pub struct Timers {
+    heap: Vec<(u64, u32)>,
+    position: Vec<u32>,
+    removals: usize,
+}
+
+impl Timers {
+    /// No deadlines, no memory.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many slots have a deadline.
+    pub fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Whether no slot has a deadline.
+    pub fn is_empty(&self) -> bool {
+        self.heap.is_empty()
+    }
+
+    /// The earliest deadline (nanoseconds) and its slot; the lowest slot among equals. O(1).
+    pub fn peek(&self) -> Option<(u64, u32)> {
+        self.heap.first().copied()
+    }
+
+    /// Gives `slot` the deadline `deadline_ns`, in place of the one it may have. O(log n).
+    pub fn set(&mut self, slot: u32, deadline_ns: u64) {
+        let index = slot as usize;
+        if index >= self.position.len() {
+            self.position.resize(index + 1, ABSENT);
+        }
+        let at = match self.position[index] {
+            ABSENT => {
+                self.heap.push((deadline_ns, slot));
+                self.heap.len() - 1
+            }
+            at => {
+                self.heap[at as usize].0 = deadline_ns;
+                at as usize
+            }
+        };
+        self.settle(at);
+    }
+
+    /// Takes the deadline of `slot` away, if it has one. O(log n).
+    pub fn remove(&mut self, slot: u32) {
+        let Some(&at) = self.position.get(slot as usize) else {
+            return;
+        };
+        if at == ABSENT {
+            return;
+        }
+        self.position[slot as usize] = ABSENT;
+        self.heap.swap_remove(at as usize);
+        if (at as usize) < self.heap.len() {
+            self.settle(at as usize);
+        }
+        self.removals += 1;
+        self.give_memory_back();
+    }
+
+    /// Moves the entry at `at` up or down to where it belongs.
+    fn settle(&mut self, at: usize) {
+        let top = self.sift_up(at);
+        self.sift_down(top);
+    }
+
+    fn sift_up(&mut self, mut at: usize) -> usize {
+        let entry = self.heap[at];
+        while at > 0 {
+            let parent = (at - 1) / ARITY;
+            if self.heap[parent] <= entry {
+                break;
+            }
+            self.place(at, self.heap[parent]);
+            at = parent;
+        }
+        self.place(at, entry);
+        at
+    }
+
+    fn sift_down(&mut self, mut at: usize) {
+        let entry = self.heap[at];
+        loop {
+            let first = at * ARITY + 1;
+            let last = (first + ARITY).min(self.heap.len());
+            let Some(child) = (first..last).min_by_key(|&child| self.heap[child]) else {
+                break;
+            };
+            if entry <= self.heap[child] {
+                break;
+            }
+            self.place(at, self.heap[child]);
+            at = child;
+        }
+        self.place(at, entry);
+    }
+
+    fn place(&mut self, at: usize, entry: (u64, u32)) {
+        self.heap[at] = entry;
+        self.position[entry.1 as usize] =
+            u32::try_from(at).expect("there are at most 2^32 slots, each in the heap once");
+    }
+
+    /// Shrinks at once when nothing is left; otherwise only after as many removals as there are
+    /// slots, so that the walk over `position` costs O(1) per removal.
+    fn give_memory_back(&mut self) {
+        if self.heap.is_empty() {
+            *self = Self::new();
+            return;
+        }
+        if self.removals < self.position.len() {
+            return;
+        }
+        self.removals = 0;
+        let used = self
+            .position
+            .iter()
+            .rposition(|&at| at != ABSENT)
+            .map_or(0, |last| last + 1);
+        self.position.truncate(used);
+        if self.position.len() < self.position.capacity() / 4 {
+            self.position.shrink_to_fit();
+        }
+        if self.heap.len() < self.heap.capacity() / 4 {
+            self.heap.shrink_to_fit();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn behaves_as_a_sorted_map(
+            steps in prop::collection::vec((0_u32..40, prop::option::of(0_u64..50)), 0..400),
+        ) {
+            let mut timers = Timers::new();
+            let mut model = BTreeMap::new();
+            for (slot, deadline) in steps {
+                match deadline {
+                    Some(deadline) => {
+                        timers.set(slot, deadline);
+                        model.insert(slot, deadline);
+                    }
+                    None => {
+                        timers.remove(slot);
+                        model.remove(&slot);
+                    }
+                }
+                let first = model.iter().map(|(&slot, &deadline)| (deadline, slot)).min();
+                prop_assert_eq!(timers.peek(), first);
+                prop_assert_eq!(timers.len(), model.len());
+            }
+            let mut left: Vec<_> = model.iter().map(|(&slot, &at)| (at, slot)).collect();
+            left.sort_unstable();
+            for expected in left {
+                prop_assert_eq!(timers.peek(), Some(expected));
+                timers.remove(expected.1);
+            }
+            prop_assert_eq!(timers.peek(), None);
+        }
+    }
+
+    #[test]
+    fn a_moved_deadline_is_not_seen_twice() {
+        let mut timers = Timers::new();
+        timers.set(3, 10);
+        timers.set(3, 20);
+        timers.set(1, 15);
+        assert_eq!(timers.peek(), Some((15, 1)));
+        timers.remove(1);
+        assert_eq!(timers.peek(), Some((20, 3)));
+        timers.remove(3);
+        timers.remove(3);
+        assert!(timers.is_empty());
+    }
+
+    #[test]
+    fn memory_is_given_back() {
+        let mut timers = Timers::new();
+        for slot in 0..100_000 {
+            timers.set(slot, u64::from(slot % 977));
+        }
+        for slot in 10..100_000 {
+            timers.remove(slot);
+        }
+        // A few long-lived slots, used over and over: the rest of the memory goes.
+        for _ in 0..10_001 {
+            timers.set(9, 1);
+            timers.remove(9);
+        }
+        assert_eq!(timers.len(), 9);
+        assert!(
+            timers.position.capacity() < 1000,
+            "{}",
+            timers.position.capacity()
+        );
+        assert!(timers.heap.capacity() < 1000, "{}", timers.heap.capacity());
+        for slot in 0..9 {
+            timers.remove(slot);
+        }
+        assert_eq!((timers.heap.capacity(), timers.position.capacity()), (0, 0));
+    }
+
+    #[test]
+    fn deadlines_at_the_end_of_time_are_kept() {
+        let mut timers = Timers::new();
+        timers.set(0, u64::MAX);
+        timers.set(1, u64::MAX - 1);
+        assert_eq!(timers.peek(), Some((u64::MAX - 1, 1)));
+    }
+}
