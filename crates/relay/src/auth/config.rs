@@ -1,0 +1,142 @@
+//! What an operator configures, and what can be wrong with it.
+
+use core::fmt;
+
+/// Who may use the server, and how it asks.
+pub struct AuthConfig {
+    /// The realm: fewer than 128 characters, no `"` and no `\`. RFC 8489 recommends the domain
+    /// name of the provider.
+    pub realm: String,
+    /// Users with a fixed key or password.
+    pub users: Vec<StaticUser>,
+    /// Secrets shared with a web service that hands out time-limited credentials. Each is tried,
+    /// so that a new one can be added before the old one is removed.
+    pub rest_secrets: Vec<Vec<u8>>,
+    /// What separates timestamp and id in a time-limited name, usually `:`. ASCII, not a digit.
+    pub rest_separator: u8,
+    /// What nonces are authenticated with, at least [`NONCE_SECRET_MIN`] bytes. Servers with the
+    /// same secret, realm and offered features honour each other's nonces.
+    pub nonce_secret: Vec<u8>,
+    /// For how many seconds a nonce is valid, at least 1.
+    pub nonce_lifetime_s: u32,
+    /// Whether the end of a time-limited name also ends its requests on existing allocations.
+    pub enforce_expiry: bool,
+}
+
+/// The fewest bytes of [`AuthConfig::nonce_secret`].
+pub const NONCE_SECRET_MIN: usize = 16;
+
+/// A user with a fixed key or password.
+#[derive(Debug)]
+pub struct StaticUser {
+    /// The name, fewer than 509 bytes.
+    pub name: String,
+    /// What proves it.
+    pub credential: UserCredential,
+}
+
+/// What proves a static user.
+pub enum UserCredential {
+    /// The password itself; it serves every algorithm.
+    Password(String),
+    /// MD5(username ":" realm ":" password), as older servers store it. One such user keeps
+    /// SHA-256 from being offered in the realm.
+    Md5Key([u8; 16]),
+    /// SHA-256(username ":" realm ":" password). Such a user cannot be served with MD5.
+    Sha256Key([u8; 32]),
+}
+
+impl fmt::Debug for UserCredential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Password(_) => "Password(..)",
+            Self::Md5Key(_) => "Md5Key(..)",
+            Self::Sha256Key(_) => "Sha256Key(..)",
+        })
+    }
+}
+
+impl fmt::Debug for AuthConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthConfig")
+            .field("realm", &self.realm)
+            .field("users", &self.users)
+            .field("rest_secrets", &self.rest_secrets.len())
+            .field("rest_separator", &char::from(self.rest_separator))
+            .field("nonce_lifetime_s", &self.nonce_lifetime_s)
+            .field("enforce_expiry", &self.enforce_expiry)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a configuration cannot be used. Names users and places, never a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuthConfigError {
+    /// Neither a user nor a secret: nobody could use the server.
+    NobodyConfigured,
+    /// The realm is no RFC 8489 section 14.9 realm.
+    BadRealm,
+    /// The name is empty, too long, or holds characters that OpaqueString disallows.
+    BadUserName {
+        /// The name as it was configured.
+        name: String,
+    },
+    /// The password is empty or holds characters that OpaqueString disallows.
+    BadPassword {
+        /// Whose it is.
+        user: String,
+    },
+    /// Two users whose names are the same after OpaqueString.
+    DuplicateUser {
+        /// The name of both.
+        name: String,
+    },
+    /// An empty secret would let everybody in.
+    EmptyRestSecret {
+        /// Its place in the list, from 0.
+        index: usize,
+    },
+    /// The separator is a digit or not ASCII.
+    BadSeparator,
+    /// Fewer than [`NONCE_SECRET_MIN`] bytes.
+    ShortNonceSecret,
+    /// A nonce must live for at least a second.
+    ZeroNonceLifetime,
+}
+
+impl fmt::Display for AuthConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NobodyConfigured => f.write_str("there is neither a user nor a REST secret"),
+            Self::BadRealm => f.write_str(
+                "the realm must be text of 1 to 127 characters without quotes, backslashes and \
+                 control characters",
+            ),
+            Self::BadUserName { name } => write!(
+                f,
+                "the user name {name:?} must be text of 1 to 508 bytes without control characters"
+            ),
+            Self::BadPassword { user } => write!(
+                f,
+                "the password of the user {user:?} must be text, not empty and without control \
+                 characters"
+            ),
+            Self::DuplicateUser { name } => write!(f, "the user {name:?} is there twice"),
+            Self::EmptyRestSecret { index } => {
+                write!(f, "REST secret number {} is empty", index + 1)
+            }
+            Self::BadSeparator => {
+                f.write_str("the separator of REST names must be ASCII and not a digit")
+            }
+            Self::ShortNonceSecret => {
+                write!(
+                    f,
+                    "the nonce secret must have at least {NONCE_SECRET_MIN} bytes"
+                )
+            }
+            Self::ZeroNonceLifetime => f.write_str("the nonce lifetime must be at least 1 second"),
+        }
+    }
+}
+
+impl std::error::Error for AuthConfigError {}
