@@ -1,0 +1,250 @@
+//! Allocate (RFC 8656 section 7.2), check by check in the RFC's order.
+//!
+//! A request that passes becomes [`Pending`] and an [`Effect::Bind`]; the shell's
+//! [`Bound`] makes it an allocation. Nothing is in the table before that.
+
+use std::sync::Arc;
+
+use turnway_wire::{
+    AdditionalAddressFamily, AddressErrorCode, BufferFull, Builder, EvenPort,
+    Family, Lifetime, RequestedAddressFamily, RequestedTransport, ReservationToken,
+    XorMappedAddress, XorRelayedAddress, code,
+};
+
+use crate::address::{AllocationId, Now, RelayAddr};
+use crate::auth::Identity;
+use crate::effect::{BindFailure, Bound, Effect, Record, Started, Want};
+use crate::limits::{DEFAULT_LIFETIME_S, RESERVATION_LIFETIME_S};
+use crate::outcome::Outcome;
+use crate::request::{Answer, Call};
+use crate::server::Server;
+use crate::table::{AllocateAnswer, Allocation, NewAllocation};
+
+/// An Allocate that waits for its sockets.
+pub(crate) struct Pending {
+    id: AllocationId,
+    answer: Answer,
+    identity: Identity,
+    lifetime_s: u32,
+    dual: bool,
+}
+
+/// IANA's number of UDP: the one relayed transport.
+const UDP: u8 = 17;
+
+impl Server {
+    pub(crate) fn allocate(
+        &mut self,
+        call: &Call<'_>,
+        identity: Identity,
+        now: Now,
+        out: &mut [u8],
+    ) {
+        let want = match self.wanted(call) {
+            Ok(want) => want,
+            Err(outcome) => return self.error(&call.answer, outcome, out),
+        };
+        let Ok(lifetime) = call.msg.get::<Lifetime>() else {
+            return self.error(&call.answer, Outcome::BadRequest, out);
+        };
+        if self.draining || !self.shared.allocations.try_take() {
+            return self.error(&call.answer, Outcome::InsufficientCapacity, out);
+        }
+        let id = self.table.reserve();
+        self.effects.push_back(Effect::Bind {
+            allocation: id,
+            want: want.clone(),
+            near: call.answer.client.tuple.server,
+            owner: Arc::clone(identity.account()),
+            until_ns: now.after_s(RESERVATION_LIFETIME_S),
+        });
+        self.pending = Some(Box::new(Pending {
+            id,
+            answer: call.answer.clone(),
+            identity,
+            lifetime_s: self.granted_lifetime_s(lifetime),
+            dual: want == Want::Both,
+        }));
+    }
+
+    /// Checks 3 to 9 of section 7.2: what relayed transport address is asked for.
+    fn wanted(&self, call: &Call<'_>) -> Result<Want, Outcome> {
+        let msg = &call.msg;
+        let bad = |_| Outcome::BadRequest;
+        //= rfc8656#section-7.2
+        //# If the REQUESTED-TRANSPORT attribute is not included or is malformed, the server rejects
+        //# the request with a 400 (Bad Request) error.
+        match msg.get::<RequestedTransport>().map_err(bad)? {
+            Some(RequestedTransport(UDP)) => {}
+            Some(RequestedTransport(_)) => return Err(Outcome::UnsupportedTransport),
+            None => return Err(Outcome::BadRequest),
+        }
+        let token = msg.get::<ReservationToken>().map_err(bad)?;
+        let even = msg.get::<EvenPort>().map_err(bad)?;
+        let requested = msg.get::<RequestedAddressFamily>().map_err(bad)?;
+        let additional = msg.get::<AdditionalAddressFamily>().map_err(bad)?;
+        if let Some(ReservationToken(token)) = token {
+            //= rfc8656#section-7.2
+            //# If yes, and the request also contains an EVEN-PORT or REQUESTED-ADDRESS-FAMILY or
+            //# ADDITIONAL-ADDRESS-FAMILY attribute, the server rejects the request with a 400 (Bad
+            //# Request) error.
+            if even.is_some() || requested.is_some() || additional.is_some() {
+                return Err(Outcome::BadRequest);
+            }
+            return Ok(Want::Reserved(token));
+        }
+        //= rfc8656#section-7.2
+        //# The server checks if the request contains both REQUESTED-ADDRESS-FAMILY and
+        //# ADDITIONAL-ADDRESS-FAMILY attributes.
+        if requested.is_some() && additional.is_some() {
+            return Err(Outcome::BadRequest);
+        }
+        let family = match requested {
+            None => Family::V4,
+            Some(requested) => requested.family.ok_or(Outcome::FamilyNotSupported)?,
+        };
+        if let Some(additional) = additional {
+            //= rfc8656#section-7.2
+            //# If yes, and the attribute value is 0x01 (IPv4 address family), then the server
+            //# rejects the request with a 400 (Bad Request) error.
+            let reserve = even.is_some_and(|even| even.reserve_next);
+            if reserve || additional.family != Some(Family::V6) {
+                return Err(Outcome::BadRequest);
+            }
+            return Ok(Want::Both);
+        }
+        if !self.config.supports(family) {
+            return Err(Outcome::FamilyNotSupported);
+        }
+        Ok(match even {
+            None => Want::Any(family),
+            Some(EvenPort { reserve_next: false }) => Want::Even(family),
+            Some(EvenPort { reserve_next: true }) => Want::EvenAndReserve(family),
+        })
+    }
+
+    /// The time-to-expiry granted for what was asked.
+    //= rfc8656#section-7.2
+    //# If this computed value is greater than the default lifetime, then the server uses the
+    //# computed lifetime as the initial value of the time-to-expiry field.
+    pub(crate) fn granted_lifetime_s(&self, asked: Option<Lifetime>) -> u32 {
+        let asked = asked.map_or(DEFAULT_LIFETIME_S, |Lifetime(seconds)| seconds);
+        asked.min(self.config.limits.max_lifetime_s).max(DEFAULT_LIFETIME_S)
+    }
+
+    /// Makes the pending Allocate an allocation, or refuses it.
+    pub(crate) fn bound(&mut self, bound: Bound, now: Now, out: &mut [u8]) {
+        let Some(pending) = self.pending.take_if(|pending| pending.id == bound.allocation) else {
+            return;
+        };
+        let address = |bound: Option<Result<RelayAddr, BindFailure>>| bound.and_then(Result::ok);
+        let (v4, v6) = (address(bound.v4), address(bound.v6));
+        if v4.is_none() && v6.is_none() {
+            self.table.unreserve(pending.id);
+            self.shared.allocations.give_back();
+            let supported = self.config.v4 || self.config.v6;
+            let outcome =
+                if supported { Outcome::InsufficientCapacity } else { Outcome::FamilyNotSupported };
+            return self.error(&pending.answer, outcome, out);
+        }
+        let answer = AllocateAnswer {
+            transaction: pending.answer.transaction,
+            lifetime_s: pending.lifetime_s,
+            reservation: bound.reservation,
+            failed: if pending.dual { self.partial_failure(v4, v6) } else { None },
+            v4,
+            v6,
+        };
+        self.start(*pending, answer, now, out);
+    }
+
+    fn start(&mut self, pending: Pending, answer: AllocateAnswer, now: Now, out: &mut [u8]) {
+        let client = pending.answer.client;
+        let session = self.new_session();
+        self.effects.push_back(Effect::Log(Record::Started(Box::new(Started {
+            session,
+            user: Arc::clone(pending.identity.user()),
+            tuple: client.tuple,
+            v4: answer.v4.map(|addr| addr.external),
+            v6: answer.v6.map(|addr| addr.external),
+            lifetime_s: answer.lifetime_s,
+        }))));
+        let allocation = Allocation::new(NewAllocation {
+            client,
+            identity: pending.identity,
+            auth_epoch: self.auth_epoch,
+            session,
+            now,
+            answer,
+        });
+        self.table.insert(pending.id, Box::new(allocation));
+        self.channels_changed(pending.id);
+        self.stats.allocations_started += 1;
+        *self.stats.allocations_mut(client.tuple.transport) += 1;
+        self.success(&pending.answer, out, |builder| fill(builder, &answer, client.tuple.client));
+    }
+
+    /// Which family of a dual allocation could not be had, and why.
+    //= rfc8656#section-7.2
+    //# If the server can partially meet the request, i.e., if it can only allocate one relayed
+    //# transport address of a specific address type, then it includes ADDRESS-ERROR-CODE attribute
+    //# in the success response to inform the client the reason for partial failure of the request.
+    fn partial_failure(
+        &self,
+        v4: Option<RelayAddr>,
+        v6: Option<RelayAddr>,
+    ) -> Option<(Family, u16)> {
+        let family = match (v4, v6) {
+            (Some(_), Some(_)) => return None,
+            (None, _) => Family::V4,
+            (Some(_), None) => Family::V6,
+        };
+        let code = if self.config.supports(family) {
+            code::INSUFFICIENT_CAPACITY
+        } else {
+            code::ADDRESS_FAMILY_NOT_SUPPORTED
+        };
+        Some((family, code))
+    }
+
+    /// An Allocate on a five-tuple that has an allocation: a retransmission gets the same answer.
+    //= rfc8656#section-7.2
+    //# The server checks if the 5-tuple is currently in use by an existing allocation.
+    pub(crate) fn allocate_again(&mut self, call: &Call<'_>, id: AllocationId, out: &mut [u8]) {
+        let Some(allocation) = self.table.get(id) else { return };
+        let answer = allocation.answer;
+        if answer.transaction != call.answer.transaction {
+            return self.error(&call.answer, Outcome::AllocationMismatch, out);
+        }
+        let mapped = call.answer.client.tuple.client;
+        self.success(&call.answer, out, |builder| fill(builder, &answer, mapped));
+    }
+
+    /// Gives up an Allocate whose [`Effect::Bind`] was never answered: the shell broke its
+    /// promise, and no slot or count may be lost for it.
+    pub(crate) fn abandon_pending(&mut self) {
+        if let Some(pending) = self.pending.take() {
+            self.table.unreserve(pending.id);
+            self.shared.allocations.give_back();
+        }
+    }
+}
+
+/// The attributes of an Allocate success response.
+fn fill(
+    builder: &mut Builder<'_>,
+    answer: &AllocateAnswer,
+    mapped: core::net::SocketAddr,
+) -> Result<(), BufferFull> {
+    for addr in [answer.v4, answer.v6].into_iter().flatten() {
+        builder.add(&XorRelayedAddress(addr.external))?;
+    }
+    builder.add(&Lifetime(answer.lifetime_s))?;
+    if let Some(token) = answer.reservation {
+        builder.add(&ReservationToken(token))?;
+    }
+    if let Some((family, code)) = answer.failed {
+        builder.add(&AddressErrorCode { family, code, reason: code::reason(code).as_bytes() })?;
+    }
+    builder.add(&XorMappedAddress(mapped))
+}

@@ -1,0 +1,274 @@
+//! What the world tells the rules ([`Event`]), what the rules want of it ([`Effect`]), and what
+//! becomes of one datagram ([`Route`]).
+
+use core::net::SocketAddr;
+use std::sync::Arc;
+
+use turnway_wire::{Family, Prefix};
+
+use crate::address::{
+    AllocationId, Client, FiveTuple, IpFields, Link, PeerAddr, RelayAddr, RelayId,
+};
+use crate::outcome::{AuthFailure, EndReason, Reason};
+use crate::server::Config;
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A client sent a STUN message for which [`Route::Request`] was the answer.
+    Request {
+        /// Who sent it.
+        from: Client,
+        /// The whole message.
+        data: &'a [u8],
+    },
+    /// [`Effect::Bind`] was carried out, whatever became of it.
+    Bound(Bound),
+    /// An ICMP error came back for a datagram sent from a relayed transport address.
+    Icmp {
+        /// The relayed transport address.
+        relay: RelayId,
+        /// Where the datagram had been sent.
+        peer: SocketAddr,
+        /// The error itself.
+        error: IcmpError,
+    },
+    /// A client's connection ended (streams only).
+    Disconnected {
+        /// Its five-tuple.
+        tuple: FiveTuple,
+    },
+    /// The configuration changed; allocations live on, and are judged by the new one.
+    Configure(Arc<Config>),
+    /// From now on no new allocation is made (508); existing ones live on.
+    Drain,
+}
+
+/// An ICMP error's content (RFC 8656 section 11.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpError {
+    /// The family of the ICMP message (ICMP or ICMPv6).
+    pub family: Family,
+    /// ICMP type.
+    pub icmp_type: u8,
+    /// ICMP code.
+    pub code: u8,
+    /// The MTU for "packet too big" and "fragmentation needed", otherwise 0.
+    pub data: u32,
+}
+
+/// The answer to [`Effect::Bind`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// The allocation of the [`Effect::Bind`] that is answered.
+    pub allocation: AllocationId,
+    /// The IPv4 relayed transport address, or why there is none. `None` if none was wanted.
+    pub v4: Option<Result<RelayAddr, BindFailure>>,
+    /// The same for IPv6.
+    pub v6: Option<Result<RelayAddr, BindFailure>>,
+    /// The token under which the next-higher port is now reserved.
+    pub reservation: Option<[u8; 8]>,
+}
+
+/// Why no relayed transport address could be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BindFailure {
+    /// Every port of the range is in use.
+    NoPort,
+    /// The reservation token names nothing, or another user's reservation.
+    NoReservation,
+    /// The process has no descriptor left (EMFILE, ENFILE) or the kernel no memory.
+    NoDescriptor,
+}
+
+/// What relayed transport address an Allocate asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Any port of one family.
+    Any(Family),
+    /// An even port of one family (EVEN-PORT with R = 0).
+    Even(Family),
+    /// An even port, with the next-higher one reserved (EVEN-PORT with R = 1).
+    EvenAndReserve(Family),
+    /// One of each family; either may fail alone (ADDITIONAL-ADDRESS-FAMILY).
+    Both,
+    /// The port reserved under a token (RESERVATION-TOKEN).
+    Reserved([u8; 8]),
+}
+
+/// Something the rules want done. Effects are drained by `Server::poll` after each call.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send the first `len` bytes of the buffer given to the call.
+    Reply {
+        /// To whom.
+        to: Client,
+        /// Bytes written.
+        len: usize,
+    },
+    /// Bind relay sockets, then answer with [`Event::Bound`] before the next request.
+    Bind {
+        /// The place in the table that the allocation will have.
+        allocation: AllocationId,
+        /// Which ports.
+        want: Want,
+        /// The server address the client uses: its relayed address is the same where possible.
+        near: SocketAddr,
+        /// The account a reservation belongs to.
+        owner: Arc<[u8]>,
+        /// `mono_ns` until which a reserved port is held.
+        until_ns: u64,
+    },
+    /// Close a relay socket and give its port back.
+    Close {
+        /// Which.
+        relay: RelayId,
+    },
+    /// A channel may be relayed from now on, or its deadline moved. For listeners (kernel path).
+    ChannelUp(ChannelPath),
+    /// A channel may no longer be relayed.
+    ChannelDown {
+        /// The relayed transport address it used.
+        relay: RelayId,
+        /// Its number.
+        number: u16,
+        /// Its peer.
+        peer: PeerAddr,
+    },
+    /// Something for the operator's log.
+    Log(Record),
+}
+
+/// A channel binding with everything a second data path needs to relay for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelPath {
+    /// The client's side.
+    pub client: Client,
+    /// The relayed transport address.
+    pub relay: RelayId,
+    /// Channel number.
+    pub number: u16,
+    /// The peer as the datagrams are addressed.
+    pub peer: PeerAddr,
+    /// `mono_ns` after which it may not be used: the earliest of channel, permission, allocation.
+    pub deadline_ns: u64,
+}
+
+/// A line for the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// An allocation began.
+    Started(Box<Started>),
+    /// An allocation ended.
+    Ended(Box<Ended>),
+    /// A request was refused for its credentials (rate-limited).
+    AuthFailed(Box<AuthFailed>),
+}
+
+/// The beginning of an allocation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// Unique in the life of the process.
+    pub session: u64,
+    /// The user name as sent. Hostile bytes: escape before printing.
+    pub user: Arc<[u8]>,
+    /// The client.
+    pub tuple: FiveTuple,
+    /// The IPv4 relayed transport address as announced.
+    pub v4: Option<SocketAddr>,
+    /// The IPv6 relayed transport address as announced.
+    pub v6: Option<SocketAddr>,
+    /// Seconds granted.
+    pub lifetime_s: u32,
+}
+
+/// The end of an allocation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// As in [`Started`].
+    pub session: u64,
+    /// As in [`Started`].
+    pub user: Arc<[u8]>,
+    /// As in [`Started`].
+    pub tuple: FiveTuple,
+    /// As in [`Started`].
+    pub v4: Option<SocketAddr>,
+    /// As in [`Started`].
+    pub v6: Option<SocketAddr>,
+    /// How long it lived, in whole seconds.
+    pub seconds: u64,
+    /// What it carried.
+    pub traffic: Traffic,
+    /// Why it ended.
+    pub reason: EndReason,
+}
+
+/// Datagrams and payload bytes each way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Datagrams from client to peers.
+    pub to_peer: u64,
+    /// Their payload bytes.
+    pub to_peer_bytes: u64,
+    /// Datagrams from peers to client.
+    pub to_client: u64,
+    /// Their payload bytes.
+    pub to_client_bytes: u64,
+}
+
+/// A refused request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthFailed {
+    /// The user name as sent (at most 508 bytes). Hostile bytes: escape before printing.
+    pub user: Box<[u8]>,
+    /// The client.
+    pub tuple: FiveTuple,
+    /// Why.
+    pub cause: AuthFailure,
+    /// How many more were not logged since the last such record.
+    pub suppressed: u64,
+}
+
+/// What becomes of a datagram.
+///
+/// A relayed one is always prefix + slice of the received buffer + padding: nothing is copied.
+#[derive(Clone, Copy, Debug)]
+pub enum Route {
+    /// Send `received[skip..skip + len]` from the relay socket to the peer.
+    ToPeer {
+        /// Which relay socket.
+        via: RelayId,
+        /// To whom, as addressed on the wire.
+        to: SocketAddr,
+        /// Bytes of framing to leave out.
+        skip: u16,
+        /// Payload bytes.
+        len: u16,
+        /// Set the Don't Fragment bit, for this datagram alone.
+        dont_fragment: bool,
+        /// Header fields to send with; `None`: the system's own.
+        ip: Option<IpFields>,
+    },
+    /// Send `prefix + received + pad zero bytes` to the client.
+    ToClient {
+        /// To whom.
+        to: Client,
+        /// ChannelData header or Data indication up to the payload.
+        prefix: Prefix,
+        /// Zero bytes after the payload.
+        pad: u8,
+        /// Header fields to send with; `None`: the system's own.
+        ip: Option<IpFields>,
+    },
+    /// Not a relayed datagram: give it to `handle` as [`Event::Request`].
+    Request,
+    /// Drop it; already counted.
+    Drop(Reason),
+}
+
+/// A convenience for shells that name links by index.
+impl From<u32> for Link {
+    fn from(index: u32) -> Self {
+        Self(index)
+    }
+}

@@ -1,0 +1,46 @@
+//! The rules of a STUN (RFC 8489) and TURN (RFC 8656) server, without a clock, a socket, a
+//! thread or a lock.
+//!
+//! Read in this order:
+//!
+//! * [`address`]: what is what: five-tuple, peer, relayed transport address, time.
+//! * [`effect`]: the seam. [`Event`]s come in, [`Effect`]s go out, a datagram gets a [`Route`].
+//! * [`server`]: one shard's state and its doors; `lifetime` says how things end.
+//! * `route`: the data path.
+//! * `request` and then one file per method: `binding`, `allocate`, `refresh`, `permission`,
+//!   `channel`; `icmp` for what comes back from the network.
+//! * [`auth`]: who may; [`policy`]: whereto; [`ports`]: from which port; [`limits`]: how much.
+//! * [`outcome`], [`stats`]: the vocabulary of logs, metrics and tests.
+
+#![forbid(unsafe_code)]
+
+pub mod address;
+mod allocate;
+pub mod auth;
+mod binding;
+mod channel;
+pub mod effect;
+mod icmp;
+mod lifetime;
+pub mod limits;
+pub mod outcome;
+mod permission;
+pub mod policy;
+pub mod ports;
+mod refresh;
+mod request;
+mod route;
+pub mod server;
+pub mod shared;
+pub mod stats;
+mod table;
+mod timers;
+
+pub use address::{
+    AllocationId, Client, FiveTuple, IpFields, Link, Now, PeerAddr, RelayAddr, RelayId, Transport,
+};
+pub use effect::{BindFailure, Bound, Effect, Event, IcmpError, Record, Route, Traffic, Want};
+pub use outcome::{EndReason, Outcome, Reason, Request};
+pub use server::{Config, Seed, Server};
+pub use shared::Shared;
+pub use stats::Stats;

@@ -1,0 +1,164 @@
+//! How things end: by time, by the client, by a new configuration, with the server.
+//!
+//! Whatever ends an allocation goes through [`Server::end`], so that every port, count and
+//! channel is given back exactly once.
+
+use std::sync::Arc;
+
+use turnway_wire::Family;
+
+use crate::address::{AllocationId, NANOS_PER_SECOND, Now, RelayId, family_of};
+use crate::effect::{ChannelPath, Effect, Ended, Record};
+use crate::outcome::EndReason;
+use crate::policy::Verdict;
+use crate::server::{Config, Server};
+use crate::table::{Channel, Permission, is_own};
+
+impl Server {
+    /// Removes from the allocation in `slot` what has run out, or all of it.
+    pub(crate) fn sweep(&mut self, slot: u32, now: Now) {
+        let Some(id) = self.table.occupant(slot) else {
+            self.timers.remove(slot);
+            return;
+        };
+        for family in [Family::V4, Family::V6] {
+            let relay = self.table.get(id).and_then(|allocation| allocation.relay(family));
+            if relay.is_some_and(|relay| relay.expires_ns <= now.mono_ns) {
+                self.end_family(id, family, EndReason::Expired, now);
+            }
+        }
+        self.drop_expired_channels(id, now);
+        self.drop_permissions(id, |permission| permission.expires_ns <= now.mono_ns);
+        self.channels_changed(id);
+    }
+
+    /// Ends one family of an allocation, and the allocation itself when that was the last.
+    //= rfc8656#section-8.1
+    //# Deleting a single allocation destroys any permissions or channels associated with that
+    //# particular allocation; it MUST NOT affect any permissions or channels associated with
+    //# allocations for the other address family.
+    pub(crate) fn end_family(
+        &mut self,
+        id: AllocationId,
+        family: Family,
+        reason: EndReason,
+        now: Now,
+    ) {
+        let Some(allocation) = self.table.get(id) else { return };
+        let other = match family {
+            Family::V4 => Family::V6,
+            Family::V6 => Family::V4,
+        };
+        if allocation.relay(other).is_none() {
+            self.end(id, reason, now);
+            return;
+        }
+        self.drop_channels(id, |channel| channel.peer.family() == family);
+        self.drop_permissions(id, |permission| family_of(permission.ip) == family);
+        let allocation = self.table.get_mut(id).expect("found above");
+        if allocation.relay_mut(family).take().is_some() {
+            self.effects.push_back(Effect::Close { relay: RelayId { allocation: id, family } });
+        }
+    }
+
+    /// Ends an allocation with all that belongs to it.
+    pub(crate) fn end(&mut self, id: AllocationId, reason: EndReason, now: Now) {
+        self.drop_channels(id, |_| true);
+        self.drop_permissions(id, |_| true);
+        let Some(allocation) = self.table.remove(id) else { return };
+        self.timers.remove(id.slot);
+        for family in [Family::V4, Family::V6] {
+            if allocation.relay(family).is_some() {
+                self.effects.push_back(Effect::Close { relay: RelayId { allocation: id, family } });
+            }
+        }
+        *self.stats.allocations_mut(allocation.client.tuple.transport) -= 1;
+        self.stats.allocations_ended[reason.index()] += 1;
+        self.shared.allocations.give_back();
+        let lived_ns = now.mono_ns.saturating_sub(allocation.created_ns);
+        self.effects.push_back(Effect::Log(Record::Ended(Box::new(Ended {
+            session: allocation.session,
+            user: Arc::clone(allocation.identity.user()),
+            tuple: allocation.client.tuple,
+            v4: allocation.answer.v4.map(|addr| addr.external),
+            v6: allocation.answer.v6.map(|addr| addr.external),
+            seconds: lived_ns / NANOS_PER_SECOND,
+            traffic: allocation.traffic,
+            reason,
+        }))));
+    }
+
+    /// Adopts a new configuration. Cached keys are checked again at the next request, and what
+    /// the new peer policy forbids ends at once.
+    pub(crate) fn configure(&mut self, config: Arc<Config>) {
+        self.config = config;
+        self.auth_epoch = self.auth_epoch.wrapping_add(1);
+        for slot in 0..self.table.slots() {
+            if let Some(id) = self.table.occupant(slot) {
+                self.judge_again(id);
+            }
+        }
+    }
+
+    fn judge_again(&mut self, id: AllocationId) {
+        let config = Arc::clone(&self.config);
+        let shared = Arc::clone(&self.shared);
+        self.drop_channels(id, |channel| !config.policy.check(channel.peer, &shared.live));
+        self.drop_permissions(id, |permission| match config.policy.check_ip(permission.ip) {
+            Verdict::Denied => true,
+            Verdict::Open | Verdict::OwnPorts => false,
+        });
+        let Some(allocation) = self.table.get_mut(id) else { return };
+        for permission in &mut allocation.permissions {
+            permission.own = is_own(config.policy.check_ip(permission.ip));
+        }
+        for channel in &mut allocation.channels {
+            channel.own = is_own(config.policy.check_ip(channel.peer.ip()));
+        }
+        self.channels_changed(id);
+    }
+
+    /// Brings deadlines, the timer and listeners up to date after something was made, refreshed
+    /// or removed.
+    pub(crate) fn channels_changed(&mut self, id: AllocationId) {
+        let Some(allocation) = self.table.get_mut(id) else { return };
+        let (client, effects) = (allocation.client, &mut self.effects);
+        allocation.update_deadlines(|channel| {
+            effects.push_back(Effect::ChannelUp(ChannelPath {
+                client,
+                relay: RelayId { allocation: id, family: channel.peer.family() },
+                number: channel.number,
+                peer: channel.peer,
+                deadline_ns: channel.deadline_ns,
+            }));
+        });
+        self.timers.set(id.slot, allocation.deadline_ns());
+    }
+
+    /// Removes channels that ran out before the timer got to them.
+    pub(crate) fn drop_expired_channels(&mut self, id: AllocationId, now: Now) {
+        self.drop_channels(id, |channel| channel.expires_ns <= now.mono_ns);
+    }
+
+    fn drop_channels(&mut self, id: AllocationId, doomed: impl Fn(&Channel) -> bool) {
+        let Some(allocation) = self.table.get_mut(id) else { return };
+        let (effects, stats) = (&mut self.effects, &mut self.stats);
+        allocation.remove_channels(doomed, |channel| {
+            stats.channels -= 1;
+            let family = channel.peer.family();
+            let relay = RelayId { allocation: id, family };
+            let (number, peer) = (channel.number, channel.peer);
+            effects.push_back(Effect::ChannelDown { relay, number, peer });
+        });
+    }
+
+    fn drop_permissions(&mut self, id: AllocationId, doomed: impl Fn(&Permission) -> bool) {
+        let Some(allocation) = self.table.get_mut(id) else { return };
+        let before = allocation.permissions.len();
+        allocation.permissions.retain(|permission| !doomed(permission));
+        self.stats.permissions -= (before - allocation.permissions.len()) as u64;
+        if allocation.permissions.len() < before {
+            allocation.permissions.shrink_to(allocation.permissions.len() * 2);
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What bounds a server: every table, queue and rate of the rules, with its reason.
+//!
+//! Bounds that protect the process live here. What a *user* may use is a quota, not a limit.
+
+/// The bounds one [`crate::Server`] keeps. All are per allocation or per server, none per user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Permissions one allocation may hold. Bounds the memory an authenticated client can take
+    /// and the binary search a relayed datagram pays for. Over it: 508.
+    pub permissions_per_allocation: usize,
+    /// Channels one allocation may hold, at most 4096 (RFC 8656 has no more numbers). Over it: 508.
+    pub channels_per_allocation: usize,
+    /// The longest lifetime granted, in seconds; at least [`DEFAULT_LIFETIME_S`].
+    pub max_lifetime_s: u32,
+    /// ICMP errors relayed to one client per second: a peer can provoke them at will.
+    pub icmp_per_second: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            permissions_per_allocation: 256,
+            channels_per_allocation: 256,
+            max_lifetime_s: 3600,
+            icmp_per_second: 10,
+        }
+    }
+}
+
+/// Seconds an allocation lives when the client does not ask for more.
+//= rfc8656#section-7.2
+//# Otherwise, the server uses the default lifetime.
+pub const DEFAULT_LIFETIME_S: u32 = 600;
+
+/// Seconds a permission lives.
+//= rfc8656#section-9
+//# The Permission Lifetime MUST be 300 seconds (= 5 minutes).
+pub const PERMISSION_LIFETIME_S: u32 = 300;
+
+/// Seconds a channel binding lives.
+//= rfc8656#section-12
+//# A channel binding lasts for 10 minutes unless refreshed.
+pub const CHANNEL_LIFETIME_S: u32 = 600;
+
+/// Seconds a reserved port is held for its token.
+//= rfc8656#section-7.2
+//# The server MUST hold this reservation for at least 30 seconds and MAY choose to hold longer
+pub const RESERVATION_LIFETIME_S: u32 = 30;
+
+/// Refused credentials logged per second and server: the causes matter, a flood of them does not.
+pub(crate) const AUTH_RECORDS_PER_SECOND: u32 = 5;
+
+/// The most bytes an unauthenticated answer may have in proportion to its request, both counted
+/// with IP and UDP headers, so that a forged source address gains an attacker little.
+pub(crate) const AMPLIFICATION_MAX: usize = 3;

@@ -1,0 +1,178 @@
+//! One shard's relay: the state, and the doors through which the world reaches it.
+//!
+//! Datagrams go through [`Server::route_client`] and [`Server::route_peer`] (file `route`).
+//! Everything rare goes through [`Server::handle`] and [`Server::expire`], after each of which
+//! the shell drains [`Server::poll`]. One call writes at most one reply, into the buffer it gets.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use turnway_wire::{Family, TransactionId};
+
+use crate::address::{FiveTuple, Now};
+use crate::allocate::Pending;
+use crate::auth::Auth;
+use crate::effect::{Effect, Event};
+use crate::limits::Limits;
+use crate::outcome::EndReason;
+use crate::policy::Policy;
+use crate::shared::Shared;
+use crate::stats::Stats;
+use crate::table::{Table, Window};
+use crate::timers::Timers;
+
+/// What all shards are configured with. Replaced as a whole by [`Event::Configure`].
+#[derive(Debug)]
+pub struct Config {
+    /// Who may use the relay.
+    pub auth: Auth,
+    /// Which peers may be reached.
+    pub policy: Policy,
+    /// What bounds a server.
+    pub limits: Limits,
+    /// Whether there are IPv4 relay addresses.
+    pub v4: bool,
+    /// Whether there are IPv6 relay addresses.
+    pub v6: bool,
+}
+
+impl Config {
+    /// Whether relayed transport addresses of a family can be had.
+    pub fn supports(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
+}
+
+/// The rules of one shard. Plain data: no clock, no socket, no lock.
+pub struct Server {
+    pub(crate) config: Arc<Config>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) table: Table,
+    pub(crate) timers: Timers,
+    pub(crate) effects: VecDeque<Effect>,
+    pub(crate) stats: Stats,
+    pub(crate) pending: Option<Box<Pending>>,
+    pub(crate) draining: bool,
+    /// Counts configurations, so that cached keys are checked again after each.
+    pub(crate) auth_epoch: u32,
+    pub(crate) auth_records: Window,
+    pub(crate) auth_suppressed: u64,
+    next_session: u64,
+    next_transaction: u64,
+    transaction_salt: u32,
+}
+
+/// What makes one shard's server differ from another's.
+#[derive(Clone, Copy, Debug)]
+pub struct Seed {
+    /// From the system's CSPRNG: seeds the hash table and the transaction ids of indications.
+    pub random: u64,
+    /// The first session number; give each shard a range of its own.
+    pub first_session: u64,
+}
+
+impl Server {
+    /// An empty server.
+    pub fn new(config: Arc<Config>, shared: Arc<Shared>, seed: Seed) -> Self {
+        Self {
+            config,
+            shared,
+            table: Table::new(seed.random),
+            timers: Timers::default(),
+            effects: VecDeque::with_capacity(16),
+            stats: Stats::default(),
+            pending: None,
+            draining: false,
+            auth_epoch: 0,
+            auth_records: Window::default(),
+            auth_suppressed: 0,
+            next_session: seed.first_session,
+            next_transaction: seed.random.rotate_left(32),
+            transaction_salt: (seed.random >> 32) as u32,
+        }
+    }
+
+    /// Takes in something that happened. At most one reply is written to `out`, which should hold
+    /// 1,500 bytes; [`Effect::Reply`] says how many were. Drain [`Self::poll`] before the next
+    /// call.
+    pub fn handle(&mut self, event: Event<'_>, now: Now, out: &mut [u8]) {
+        match event {
+            Event::Request { from, data } => self.request(from, data, now, out),
+            Event::Bound(bound) => self.bound(bound, now, out),
+            Event::Icmp { relay, peer, error } => self.icmp(relay, peer, error, now, out),
+            Event::Disconnected { tuple } => {
+                if let Some(id) = self.table.find(&tuple) {
+                    self.end(id, EndReason::Disconnected, now);
+                }
+            }
+            Event::Configure(config) => self.configure(config),
+            Event::Drain => self.draining = true,
+        }
+    }
+
+    /// The next thing the rules want done.
+    pub fn poll(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When [`Self::expire`] wants to be called next, in `mono_ns`.
+    pub fn deadline(&self) -> Option<u64> {
+        self.timers.peek().map(|(deadline_ns, _)| deadline_ns)
+    }
+
+    /// Ends what has run out. Returns true if some is left for another call, so that a mass
+    /// expiry does not hold up relaying.
+    pub fn expire(&mut self, now: Now) -> bool {
+        for _ in 0..EXPIRIES_PER_CALL {
+            match self.timers.peek() {
+                Some((deadline_ns, slot)) if deadline_ns <= now.mono_ns => self.sweep(slot, now),
+                Some(_) | None => return false,
+            }
+        }
+        true
+    }
+
+    /// Ends every allocation, for a server that stops.
+    pub fn shut_down(&mut self, now: Now) {
+        for slot in 0..self.table.slots() {
+            if let Some(id) = self.table.occupant(slot) {
+                self.end(id, EndReason::Shutdown, now);
+            }
+        }
+    }
+
+    /// What was counted so far.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Allocations now.
+    pub fn allocations(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether a five-tuple has an allocation: a connection with one may idle, one without not.
+    pub fn has_allocation(&self, tuple: &FiveTuple) -> bool {
+        self.table.find(tuple).is_some()
+    }
+
+    pub(crate) fn new_session(&mut self) -> u64 {
+        self.next_session += 1;
+        self.next_session
+    }
+
+    /// Transaction ids of indications need only differ from each other.
+    pub(crate) fn new_transaction(&mut self) -> TransactionId {
+        self.next_transaction = self.next_transaction.wrapping_add(1);
+        let mut id = [0; 12];
+        id[..4].copy_from_slice(&self.transaction_salt.to_be_bytes());
+        id[4..].copy_from_slice(&self.next_transaction.to_be_bytes());
+        TransactionId(id)
+    }
+}
+
+/// Allocations swept per [`Server::expire`]: some 100 µs of work.
+const EXPIRIES_PER_CALL: usize = 64;

@@ -1,0 +1,124 @@
+//! What a server counts. Plain integers, summed over shards by whoever shows them.
+
+use crate::address::Transport;
+use crate::effect::Traffic;
+use crate::outcome::{AuthFailure, EndReason, Outcome, Reason, Request};
+
+/// Counters (they only grow) and gauges (marked as such) of one server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Relayed datagrams and payload bytes of UDP clients.
+    pub udp: Traffic,
+    /// Relayed datagrams and payload bytes of TCP clients.
+    pub tcp: Traffic,
+    /// Datagrams from clients that were dropped, by [`Reason::index`].
+    pub client_drops: [u64; Reason::COUNT],
+    /// Datagrams and ICMP errors from peers that were dropped, by [`Reason::index`].
+    pub peer_drops: [u64; Reason::COUNT],
+    /// Answered requests, by [`Request::index`] and [`Outcome::index`].
+    pub requests: [[u64; Outcome::COUNT]; Request::COUNT],
+    /// Refused credentials, by [`auth_failure_index`].
+    pub auth_failures: [u64; AUTH_FAILURES.len()],
+    /// ICMP errors passed on to clients.
+    pub icmp_relayed: u64,
+    /// Allocations made.
+    pub allocations_started: u64,
+    /// Allocations ended, by [`EndReason::index`].
+    pub allocations_ended: [u64; EndReason::COUNT],
+    /// Gauge: allocations now, of UDP clients.
+    pub udp_allocations: u64,
+    /// Gauge: allocations now, of TCP clients.
+    pub tcp_allocations: u64,
+    /// Gauge: permissions now.
+    pub permissions: u64,
+    /// Gauge: channels now.
+    pub channels: u64,
+}
+
+/// The labels of [`Stats::auth_failures`], in index order.
+pub const AUTH_FAILURES: [&str; 4] = ["unknown_user", "wrong_key", "expired", "not_time_limited"];
+
+/// Index into [`Stats::auth_failures`].
+pub fn auth_failure_index(failure: AuthFailure) -> usize {
+    match failure {
+        AuthFailure::UnknownUser => 0,
+        AuthFailure::WrongKey => 1,
+        AuthFailure::Expired { .. } => 2,
+        AuthFailure::NotTimeLimited => 3,
+    }
+}
+
+impl Stats {
+    /// The traffic of one kind of client.
+    pub fn traffic_mut(&mut self, transport: Transport) -> &mut Traffic {
+        match transport {
+            Transport::Udp => &mut self.udp,
+            Transport::Tcp => &mut self.tcp,
+        }
+    }
+
+    /// The gauge of allocations of one kind of client.
+    pub fn allocations_mut(&mut self, transport: Transport) -> &mut u64 {
+        match transport {
+            Transport::Udp => &mut self.udp_allocations,
+            Transport::Tcp => &mut self.tcp_allocations,
+        }
+    }
+
+    /// Counts an answered request.
+    pub(crate) fn answered(&mut self, request: Request, outcome: Outcome) {
+        self.requests[request.index()][outcome.index()] += 1;
+    }
+
+    /// How often `request` ended in `outcome`.
+    pub fn count(&self, request: Request, outcome: Outcome) -> u64 {
+        self.requests[request.index()][outcome.index()]
+    }
+
+    /// Adds another server's figures to these.
+    pub fn add(&mut self, other: &Self) {
+        self.udp.add(other.udp);
+        self.tcp.add(other.tcp);
+        add_all(&mut self.client_drops, &other.client_drops);
+        add_all(&mut self.peer_drops, &other.peer_drops);
+        for (mine, theirs) in self.requests.iter_mut().zip(&other.requests) {
+            add_all(mine, theirs);
+        }
+        add_all(&mut self.auth_failures, &other.auth_failures);
+        add_all(&mut self.allocations_ended, &other.allocations_ended);
+        self.icmp_relayed += other.icmp_relayed;
+        self.allocations_started += other.allocations_started;
+        self.udp_allocations += other.udp_allocations;
+        self.tcp_allocations += other.tcp_allocations;
+        self.permissions += other.permissions;
+        self.channels += other.channels;
+    }
+}
+
+impl Traffic {
+    /// Adds another flow's figures to these.
+    pub fn add(&mut self, other: Self) {
+        self.to_peer += other.to_peer;
+        self.to_peer_bytes += other.to_peer_bytes;
+        self.to_client += other.to_client;
+        self.to_client_bytes += other.to_client_bytes;
+    }
+
+    /// Counts one datagram from client to peer.
+    pub(crate) fn count_to_peer(&mut self, payload: usize) {
+        self.to_peer += 1;
+        self.to_peer_bytes += payload as u64;
+    }
+
+    /// Counts one datagram from peer to client.
+    pub(crate) fn count_to_client(&mut self, payload: usize) {
+        self.to_client += 1;
+        self.to_client_bytes += payload as u64;
+    }
+}
+
+fn add_all(mine: &mut [u64], theirs: &[u64]) {
+    for (mine, theirs) in mine.iter_mut().zip(theirs) {
+        *mine += theirs;
+    }
+}
