@@ -48,7 +48,7 @@ pub struct Received<'a> {
     pub data: &'a [u8],
     /// The sender.
     pub from: SocketAddr,
-    /// The address it came to; listeners only.
+    /// The destination in its header, be it a broadcast address; listeners only.
     pub local: Option<IpAddr>,
     /// The index of the interface it came through; zero where not known. Listeners only.
     pub interface: u32,

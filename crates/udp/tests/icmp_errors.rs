@@ -50,6 +50,9 @@ fn a_closed_port_costs_another_peer_no_datagram() {
         in_namespace(&["link set lo up"], || {
             let (from, open) = (relay(ip), relay(ip));
             let (open_at, closed_at) = (open.local_addr().unwrap(), closed_port(ip));
+            // An error pending from before fails the first attempt of the flush.
+            send_one(from.as_fd(), b"refused", closed_at, None).unwrap();
+            wait_for_error(&from);
             let mut batch = SendBatch::new();
             for number in 0..100_u8 {
                 let to = if number % 2 == 0 { closed_at } else { open_at };

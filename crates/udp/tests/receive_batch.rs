@@ -110,6 +110,29 @@ fn a_full_batch_receives_nothing_until_it_is_cleared() {
 }
 
 #[test]
+fn a_cleared_slot_has_room_for_a_longer_header() {
+    let relay = relay(V4);
+    let (listener, _) = listener_udp(SocketAddr::new(V6, 0), 0).unwrap();
+    let mut batch = ReceiveBatch::new(1);
+    sender(V4, 7, 1)
+        .send_to(b"short", relay.local_addr().unwrap())
+        .unwrap();
+    receive(&mut batch, &relay, 1);
+    batch.clear();
+    let sender = sender(V6, 9, 2);
+    sender
+        .send_to(b"long", listener.local_addr().unwrap())
+        .unwrap();
+    receive(&mut batch, &listener, 1);
+    let received = batch.get(0);
+    assert_eq!(received.from, sender.local_addr().unwrap());
+    assert_eq!(
+        (received.local, received.ttl, received.tos),
+        (Some(V6), Some(9), Some(2))
+    );
+}
+
+#[test]
 fn max_bounds_a_receive() {
     let relay = relay(V4);
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
