@@ -1,7 +1,6 @@
 //! What the process may use of the machine: CPUs, descriptors, addresses; and its clock.
 
 use std::io;
-
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::thread;
 
