@@ -277,7 +277,7 @@ impl Auth {
         match known.filter(|known| known.was_verified_by(scheme, msg)) {
             Some(known) => {
                 deadline.check(known.expires_unix)?;
-                is_genuine(msg, &known.key)
+                msg.verify(&known.key)
                     .then_some(None)
                     .ok_or(AuthFailure::WrongKey)
             }
@@ -435,7 +435,7 @@ impl Scheme {
     //# using the password associated with the username.
     fn signed_by(self, msg: &Message<'_>, key: &[u8]) -> Option<IntegrityKey> {
         let verifying = IntegrityKey::new(msg.integrity()?, key);
-        if !is_genuine(msg, &verifying) {
+        if !msg.verify(&verifying) {
             return None;
         }
         // The attribute of the response depends on the password algorithm, not on the attribute
@@ -513,16 +513,6 @@ fn without_trailing_nulls(text: &[u8]) -> &[u8] {
         .rposition(|byte| *byte != 0)
         .map_or(0, |last| last + 1);
     &text[..end]
-}
-
-fn is_genuine(msg: &Message<'_>, key: &IntegrityKey) -> bool {
-    //= rfc8489#section-14.6
-    //# The value must be the full 32 bytes unless the STUN Usage
-    //# explicitly specifies that truncation is allowed.
-    let whole = |value: &[u8]| value.len() == IntegrityAlgorithm::Sha256.len();
-    msg.raw(AttributeType::MESSAGE_INTEGRITY_SHA256)
-        .is_none_or(whole)
-        && msg.verify(key)
 }
 
 /// A name that is not there must cost what a wrong password costs, or the answer's delay would

@@ -170,3 +170,178 @@ fn encode(bytes: &[u8], out: &mut [u8]) {
         .encode_slice(bytes, out)
         .expect("the lengths are constants that fit");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_700_000_000;
+    const LIFETIME: u32 = 600;
+    const ALL: Features = Features {
+        password_algorithms: true,
+        username_anonymity: true,
+    };
+
+    fn nonces_of(secret: &[u8], realm: &[u8], features: Features, offered: &[u8]) -> Nonces {
+        Nonces::new(secret, LIFETIME, realm, features, offered)
+    }
+
+    fn nonces() -> Nonces {
+        nonces_of(b"0123456789abcdef", b"example.org", ALL, &[0, 2, 0, 0])
+    }
+
+    fn client() -> SocketAddr {
+        "192.0.2.1:40000".parse().unwrap()
+    }
+
+    #[test]
+    fn a_nonce_is_verified_by_the_whole_fleet() {
+        let nonce = nonces().make(client(), NOW);
+        assert!(nonces().verify(&nonce, client(), NOW));
+    }
+
+    #[test]
+    fn a_nonce_has_forty_printable_characters() {
+        let nonce = nonces().make(client(), NOW);
+        assert_eq!(nonce.len(), 40);
+        //= rfc8489#section-14.10
+        //= type=test
+        //# It
+        //# contains a sequence of qdtext or quoted-pair, which are defined in
+        //# [RFC3261].
+        let qdtext = |byte: &u8| matches!(byte, 0x21 | 0x23..=0x5B | 0x5D..=0x7E);
+        assert!(nonce.iter().all(qdtext), "{nonce:?}");
+    }
+
+    #[test]
+    fn the_cookie_tells_the_features() {
+        //= rfc8489#section-9.2
+        //= type=test
+        //# To indicate that it supports this specification, a server MUST
+        //# prepend the NONCE attribute value with the character string composed
+        //# of "obMatJos2" concatenated with the (4-character) base64 [RFC4648]
+        //# encoding of the 24-bit STUN Security Features as defined in
+        //# Section 18.1.
+        let cookie = |password_algorithms, username_anonymity| {
+            let features = Features {
+                password_algorithms,
+                username_anonymity,
+            };
+            let nonce = nonces_of(b"secret", b"realm", features, b"").make(client(), NOW);
+            String::from_utf8(nonce[..COOKIE_LEN].to_vec()).unwrap()
+        };
+        assert_eq!(cookie(true, false), "obMatJos2gAAA", "bit 0 is the highest");
+        assert_eq!(cookie(false, true), "obMatJos2QAAA");
+        assert_eq!(cookie(true, true), "obMatJos2wAAA");
+        //= rfc8489#section-9.2
+        //= type=test
+        //# If no security
+        //# features are used, then a byte array with all 24 bits set to zero
+        //# MUST be encoded instead.
+        assert_eq!(cookie(false, false), "obMatJos2AAAA");
+    }
+
+    #[test]
+    fn a_nonce_is_of_use_to_its_client_alone() {
+        let nonce = nonces().make(client(), NOW);
+        for other in [
+            "192.0.2.1:40001",
+            "192.0.2.2:40000",
+            "[2001:db8::1]:40000",
+            "[::192.0.2.1]:40000",
+        ] {
+            let other = other.parse().unwrap();
+            assert!(!nonces().verify(&nonce, other, NOW), "{other}");
+            //= rfc8489#section-9.2.4
+            //= type=test
+            //# The server MUST NOT choose the
+            //# same NONCE for two requests unless they have the same source IP
+            //# address and port.
+            assert_ne!(nonces().make(other, NOW), nonce);
+        }
+    }
+
+    #[test]
+    fn a_mapped_client_is_the_same_client() {
+        let nonce = nonces().make(client(), NOW);
+        let mapped = "[::ffff:192.0.2.1]:40000".parse().unwrap();
+        assert!(nonces().verify(&nonce, mapped, NOW));
+    }
+
+    #[test]
+    fn a_nonce_of_another_secret_realm_or_offer_is_refused() {
+        let nonce = nonces().make(client(), NOW);
+        let secret = b"0123456789abcdef";
+        let no_hash = Features {
+            username_anonymity: false,
+            ..ALL
+        };
+        for other in [
+            nonces_of(b"0123456789abcdeg", b"example.org", ALL, &[0, 2, 0, 0]),
+            nonces_of(secret, b"example.net", ALL, &[0, 2, 0, 0]),
+            nonces_of(secret, b"example.org", no_hash, &[0, 2, 0, 0]),
+            nonces_of(secret, b"example.org", ALL, &[0, 2, 0, 0, 0, 1, 0, 0]),
+        ] {
+            assert!(!other.verify(&nonce, client(), NOW));
+        }
+    }
+
+    #[test]
+    fn a_nonce_lives_for_its_lifetime() {
+        let nonce = nonces().make(client(), NOW);
+        let lifetime = u64::from(LIFETIME);
+        assert!(nonces().verify(&nonce, client(), NOW + lifetime));
+        assert!(!nonces().verify(&nonce, client(), NOW + lifetime + 1));
+        assert!(!nonces().verify(&nonce, client(), NOW + 100 * lifetime));
+    }
+
+    #[test]
+    fn a_nonce_from_the_future_is_refused_but_for_skewed_clocks() {
+        let nonce = nonces().make(client(), NOW);
+        assert!(nonces().verify(&nonce, client(), NOW - u64::from(FUTURE_MAX_S)));
+        assert!(!nonces().verify(&nonce, client(), NOW - u64::from(FUTURE_MAX_S) - 1));
+    }
+
+    #[test]
+    fn nonces_survive_the_wrap_of_their_clock() {
+        let wrap = 1 << 32;
+        let nonce = nonces().make(client(), wrap - 1);
+        assert!(nonces().verify(&nonce, client(), wrap + 1));
+        assert!(!nonces().verify(&nonce, client(), wrap + u64::from(LIFETIME)));
+    }
+
+    #[test]
+    fn the_longest_lifetime_still_refuses_the_future() {
+        let forever = Nonces::new(b"secret", u32::MAX, b"realm", ALL, b"");
+        let nonce = forever.make(client(), NOW);
+        assert!(forever.verify(&nonce, client(), NOW + 1_000_000_000));
+        assert!(!forever.verify(&nonce, client(), NOW - 3_600));
+    }
+
+    #[test]
+    fn no_bit_of_a_nonce_can_be_flipped() {
+        let nonce = nonces().make(client(), NOW);
+        for at in 0..nonce.len() {
+            for bit in 0..8 {
+                let mut forged = nonce;
+                forged[at] ^= 1 << bit;
+                assert!(
+                    !nonces().verify(&forged, client(), NOW),
+                    "byte {at} bit {bit}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_nonce_of_another_length_is_refused() {
+        let nonce = nonces().make(client(), NOW);
+        let mut longer = nonce.to_vec();
+        longer.push(b'A');
+        assert!(!nonces().verify(&longer, client(), NOW));
+        for len in 0..nonce.len() {
+            assert!(!nonces().verify(&nonce[..len], client(), NOW), "{len}");
+        }
+        assert!(!nonces().verify(&[b'A'; 763], client(), NOW));
+    }
+}

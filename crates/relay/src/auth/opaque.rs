@@ -15,8 +15,20 @@ pub fn opaque_string(text: &[u8]) -> Option<Cow<'_, str>> {
     if is_prepared_ascii(text) {
         return Some(Cow::Borrowed(text));
     }
-    OpaqueString::enforce(text).ok()
+    let mut prepared = OpaqueString::enforce(text).ok()?;
+    for _ in 0..REPETITIONS {
+        let again = OpaqueString::enforce(&*prepared).ok()?;
+        if again == prepared {
+            return Some(prepared);
+        }
+        prepared = Cow::Owned(again.into_owned());
+    }
+    None
 }
+
+/// The output of a profile need not be a valid input. RFC 8264 section 7 has the rules applied
+/// again until nothing changes, three times at most, and the string rejected if that is not enough.
+const REPETITIONS: usize = 3;
 
 /// U+0020 to U+007E are in the FreeformClass, none of them is a non-ASCII space, and ASCII is in
 /// Normalization Form C: the profile returns such a string as it is, unless it is empty.
@@ -87,6 +99,13 @@ mod tests {
         //# be mapped to their decomposition mappings (see Unicode Standard
         //# Annex #11 [UAX11]).
         assert_eq!(opaque("Ａb").as_deref(), Some("Ａb"));
+    }
+
+    #[test]
+    fn what_becomes_disallowed_is_refused() {
+        // U+0387 is allowed, its normal form U+00B7 only between two letters l.
+        assert_eq!(opaque("\u{0387}"), None);
+        assert_eq!(opaque("l\u{0387}l").as_deref(), Some("l\u{00B7}l"));
     }
 
     #[test]
