@@ -34,9 +34,6 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-#[cfg(test)]
-extern crate std;
-
 pub mod address;
 pub mod attribute;
 pub mod builder;
@@ -46,9 +43,6 @@ pub mod error;
 pub mod integrity;
 pub mod message;
 pub mod prefix;
-
-#[cfg(test)]
-mod tests;
 
 pub use address::{
     AlternateServer, Family, MappedAddress, OtherAddress, ResponseOrigin, XorMappedAddress,

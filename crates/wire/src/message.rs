@@ -328,8 +328,8 @@ impl<'a> Message<'a> {
 
     /// Whether the integrity attribute of the key's algorithm is present and was made with `key`.
     ///
-    /// False if it is absent or has a length its RFC 8489 section forbids. The comparison takes
-    /// the same time wherever the first difference lies.
+    /// False if it is absent or truncated: TURN does not allow that (RFC 8489 section 14.6). The
+    /// comparison takes the same time wherever the first difference lies.
     #[inline]
     #[must_use]
     pub fn verify(&self, key: &IntegrityKey) -> bool {
@@ -389,6 +389,15 @@ enum Honoured {
 impl Honoured {
     #[inline]
     fn admits(self, ty: AttributeType) -> bool {
+        //= rfc8489#section-9
+        //# Note that agents MUST ignore all attributes that follow MESSAGE-
+        //# INTEGRITY, with the exception of the MESSAGE-INTEGRITY-SHA256 and
+        //# FINGERPRINT attributes.
+        //= rfc8489#section-9
+        //# Similarly, agents MUST ignore all attributes
+        //# that follow the MESSAGE-INTEGRITY-SHA256 attribute if the MESSAGE-
+        //# INTEGRITY attribute is not present, with the exception of the
+        //# FINGERPRINT attribute.
         match self {
             Self::Anything => true,
             Self::AfterIntegrity => {

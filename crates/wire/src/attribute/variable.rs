@@ -258,7 +258,7 @@ impl<'a> Attribute<'a> for UnknownAttributes<'a> {
     const TYPE: AttributeType = AttributeType::UNKNOWN_ATTRIBUTES;
 
     fn decode(value: &'a [u8], _: TransactionId) -> Option<Self> {
-        (value.len() % 2 == 0).then_some(Self(Types::Received(value)))
+        (value.len().is_multiple_of(2)).then_some(Self(Types::Received(value)))
     }
 }
 

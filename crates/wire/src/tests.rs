@@ -1,1 +1,0 @@
-//! What a user of this crate relies on, rule by rule.
