@@ -1,6 +1,6 @@
 //! [`PortPool`]: the one pool of relay ports, with exact accounting.
 //!
-//! Every port of every relay address is in one [`State`] at any time; [`Counts`] adds them up and
+//! Every port of every relay address is in one state at any time; [`Counts`] adds them up and
 //! always sums to the capacity. A claim is uniformly random over the ports that fit it: per
 //! address there are three index sets (free ports, free even ports, pairs with both ports free),
 //! so claiming and releasing are O(1) whatever the range, down to its last port. A claim of a
