@@ -151,6 +151,36 @@ impl ReceiveBatch {
         }
     }
 
+    /// Reads once from `stream` into a free slot, behind `carry`: what an earlier read left over.
+    /// Returns the slot's index and how many bytes were read; 0 is the end of the stream, and then
+    /// no slot is used. [`Self::data`] gives both parts as one.
+    ///
+    /// # Errors
+    ///
+    /// Those of the stream. `carry` must be shorter than a slot, and a slot must be free, or it is
+    /// `InvalidInput`.
+    pub fn read_stream(
+        &mut self,
+        carry: &[u8],
+        stream: &mut impl io::Read,
+    ) -> io::Result<(usize, usize)> {
+        let slot = self.used;
+        if self.free() == 0 || carry.len() >= self.slot_size {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let space = &mut self.space[slot * (self.slot_size + SLOT_GAP)..][..self.slot_size];
+        space[..carry.len()].copy_from_slice(carry);
+        let read = stream.read(&mut space[carry.len()..])?;
+        if read > 0 {
+            let header = &mut self.headers[slot];
+            header.msg_len = (carry.len() + read) as u32;
+            header.msg_hdr.msg_controllen = 0;
+            self.used += 1;
+            self.last = self.used;
+        }
+        Ok((slot, read))
+    }
+
     /// The datagram at `index`.
     ///
     /// # Panics

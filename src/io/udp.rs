@@ -1,0 +1,144 @@
+//! UDP sockets of a shard: the listeners clients send to, and the relay sockets of allocations.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use turnway_relay::{Client, FiveTuple, IpFields, Link, RelayId, Transport};
+use turnway_udp as udp;
+use turnway_wire::Family;
+
+/// One shard's share of a UDP listener.
+pub struct Listener {
+    socket: udp::UdpListener,
+    local: SocketAddr,
+    drops: Drops,
+}
+
+impl Listener {
+    /// Takes over a bound socket.
+    ///
+    /// # Errors
+    ///
+    /// Those of `getsockname`.
+    pub fn new(socket: udp::UdpListener) -> io::Result<Self> {
+        let local = socket.local_addr()?;
+        Ok(Self { socket, local, drops: Drops::default() })
+    }
+
+    /// The socket, to be polled and received from.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// The socket's number, for a batch.
+    pub fn raw(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
+    /// Whom a datagram received here is from. The five-tuple has the address it was sent to, so
+    /// that answers leave from there.
+    pub fn client(&self, index: u32, from: SocketAddr, to: Option<IpAddr>) -> Client {
+        let server = SocketAddr::new(to.unwrap_or(self.local.ip()), self.local.port());
+        let client = turnway_relay::address::without_scope(from);
+        let tuple = FiveTuple { transport: Transport::Udp, client, server };
+        Client { tuple, link: Link(index) }
+    }
+
+    /// How many datagrams the kernel has dropped since the last call.
+    pub fn new_drops(&mut self, total: Option<u32>) -> u64 {
+        self.drops.update(total)
+    }
+}
+
+/// A relayed transport address's socket.
+pub struct RelaySocket {
+    socket: udp::Socket,
+    /// What it is bound to.
+    pub local: SocketAddr,
+    drops: Drops,
+}
+
+impl RelaySocket {
+    /// The socket, to be polled and received from.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// The socket's number, for a batch.
+    pub fn raw(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
+    /// How many datagrams the kernel has dropped since the last call.
+    pub fn new_drops(&mut self, total: Option<u32>) -> u64 {
+        self.drops.update(total)
+    }
+}
+
+/// The relay sockets of a shard, by the slot of their allocation.
+#[derive(Default)]
+pub struct RelaySockets {
+    slots: Vec<[Option<(u32, RelaySocket)>; 2]>,
+}
+
+impl RelaySockets {
+    /// Keeps a socket under its id.
+    pub fn insert(&mut self, id: RelayId, socket: udp::Socket, local: SocketAddr) {
+        let slot = id.allocation.slot as usize;
+        if self.slots.len() <= slot {
+            self.slots.resize_with(slot + 1, Default::default);
+        }
+        let socket = RelaySocket { socket, local, drops: Drops::default() };
+        self.slots[slot][column(id.family)] = Some((id.allocation.generation, socket));
+    }
+
+    /// The socket of a relayed transport address.
+    pub fn get(&self, id: RelayId) -> Option<&RelaySocket> {
+        let row = self.slots.get(id.allocation.slot as usize)?;
+        let (generation, socket) = row[column(id.family)].as_ref()?;
+        (*generation == id.allocation.generation).then_some(socket)
+    }
+
+    /// The socket in a slot, with the id that owns it now: an event names only the slot.
+    pub fn in_slot(&mut self, slot: u32, family: Family) -> Option<(RelayId, &mut RelaySocket)> {
+        let row = self.slots.get_mut(slot as usize)?;
+        let (generation, socket) = row[column(family)].as_mut()?;
+        let allocation = turnway_relay::AllocationId { slot, generation: *generation };
+        Some((RelayId { allocation, family }, socket))
+    }
+
+    /// Takes a socket out, to be closed.
+    pub fn remove(&mut self, id: RelayId) -> Option<RelaySocket> {
+        self.get(id)?;
+        let row = self.slots.get_mut(id.allocation.slot as usize)?;
+        let (_, socket) = row[column(id.family)].take()?;
+        Some(socket)
+    }
+}
+
+fn column(family: Family) -> usize {
+    match family {
+        Family::V4 => 0,
+        Family::V6 => 1,
+    }
+}
+
+/// Turns the kernel's wrapping total of dropped datagrams into increments.
+#[derive(Default)]
+struct Drops(u32);
+
+impl Drops {
+    fn update(&mut self, total: Option<u32>) -> u64 {
+        let Some(total) = total else { return 0 };
+        let new = total.wrapping_sub(self.0);
+        self.0 = total;
+        u64::from(new)
+    }
+}
+
+/// The header fields of a received datagram that its relayed copy inherits.
+pub fn ip_fields(received: &udp::Received<'_>) -> Option<IpFields> {
+    let ttl = received.ttl?;
+    Some(IpFields { ttl, tos: received.tos.unwrap_or(0) })
+}

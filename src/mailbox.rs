@@ -1,0 +1,148 @@
+//! All that may be asked of a shard from outside, and all that it shows.
+//!
+//! A [`Mailbox`] takes a few commands, each rare; the shard is woken and finds them between two
+//! batches. A [`Board`] is what the shard last published of its counters.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+
+use turnway_relay as relay;
+use turnway_udp::Waker;
+
+/// What a shard may be asked.
+pub enum Command {
+    /// Adopt a configuration.
+    Configure(Arc<relay::Config>),
+    /// Make no new allocations.
+    Drain,
+    /// End everything and return.
+    Stop,
+}
+
+/// The end that asks.
+pub struct Mailbox {
+    commands: Sender<Command>,
+    waker: Arc<Waker>,
+}
+
+impl Mailbox {
+    /// A mailbox and the end that the shard reads.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor for the waker.
+    pub fn new() -> std::io::Result<(Self, Inbox)> {
+        let (commands, receiver) = mpsc::channel();
+        let waker = Arc::new(Waker::new()?);
+        let inbox = Inbox { commands: receiver, waker: Arc::clone(&waker) };
+        Ok((Self { commands, waker }, inbox))
+    }
+
+    /// Asks, and wakes the shard. A shard that has ended does not hear it.
+    pub fn send(&self, command: Command) {
+        if self.commands.send(command).is_ok() {
+            self.waker.wake();
+        }
+    }
+}
+
+/// The shard's end.
+pub struct Inbox {
+    commands: Receiver<Command>,
+    /// To be polled beside the sockets.
+    pub waker: Arc<Waker>,
+}
+
+impl Inbox {
+    /// The next command, if there is one.
+    pub fn next(&self) -> Option<Command> {
+        self.commands.try_recv().ok()
+    }
+}
+
+/// What a shard shows to metrics and health checks.
+#[derive(Default)]
+pub struct Board {
+    published: Mutex<Snapshot>,
+    /// `mono_ns` of the last turn of the shard's loop.
+    heartbeat_ns: AtomicU64,
+}
+
+/// A shard's counters at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// What the rules counted.
+    pub rules: relay::Stats,
+    /// What the sockets counted.
+    pub io: IoStats,
+}
+
+/// What happens around the rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IoStats {
+    /// Datagrams to peers that the kernel refused.
+    pub send_errors_to_peer: u64,
+    /// Datagrams and replies to clients that the kernel refused.
+    pub send_errors_to_client: u64,
+    /// Datagrams the kernel dropped because a listener's buffer was full.
+    pub kernel_drops_listener: u64,
+    /// Datagrams the kernel dropped because a relay socket's buffer was full.
+    pub kernel_drops_relay: u64,
+    /// Gauge: TCP connections now.
+    pub tcp_connections: u64,
+    /// TCP connections accepted.
+    pub tcp_accepted: u64,
+    /// TCP connections turned away because there were too many.
+    pub tcp_refused: u64,
+    /// TCP connections closed because what they sent is not TURN.
+    pub tcp_protocol_errors: u64,
+    /// TCP connections closed because they had no allocation for too long.
+    pub tcp_idle_closed: u64,
+    /// Datagrams dropped because a TCP client did not read.
+    pub tcp_queue_drops: u64,
+    /// How often accepting was paused because descriptors ran out.
+    pub accept_paused: u64,
+}
+
+impl IoStats {
+    /// Adds another shard's figures to these.
+    pub fn add(&mut self, other: &Self) {
+        self.send_errors_to_peer += other.send_errors_to_peer;
+        self.send_errors_to_client += other.send_errors_to_client;
+        self.kernel_drops_listener += other.kernel_drops_listener;
+        self.kernel_drops_relay += other.kernel_drops_relay;
+        self.tcp_connections += other.tcp_connections;
+        self.tcp_accepted += other.tcp_accepted;
+        self.tcp_refused += other.tcp_refused;
+        self.tcp_protocol_errors += other.tcp_protocol_errors;
+        self.tcp_idle_closed += other.tcp_idle_closed;
+        self.tcp_queue_drops += other.tcp_queue_drops;
+        self.accept_paused += other.accept_paused;
+    }
+}
+
+impl Board {
+    /// Shows counters. Skipped if somebody is reading: there will be a next time.
+    pub fn publish(&self, rules: &relay::Stats, io: &IoStats) {
+        if let Ok(mut published) = self.published.try_lock() {
+            published.rules.clone_from(rules);
+            published.io.clone_from(io);
+        }
+    }
+
+    /// What was last shown.
+    pub fn read(&self) -> Snapshot {
+        self.published.lock().map_or_else(|_| Snapshot::default(), |published| published.clone())
+    }
+
+    /// Says that the shard is alive.
+    pub fn beat(&self, now_ns: u64) {
+        self.heartbeat_ns.store(now_ns, Ordering::Relaxed);
+    }
+
+    /// When the shard last said so, in `mono_ns`.
+    pub fn heartbeat_ns(&self) -> u64 {
+        self.heartbeat_ns.load(Ordering::Relaxed)
+    }
+}
