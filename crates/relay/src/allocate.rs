@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use turnway_wire::{
-    AdditionalAddressFamily, AddressErrorCode, BufferFull, Builder, EvenPort,
-    Family, Lifetime, RequestedAddressFamily, RequestedTransport, ReservationToken,
-    XorMappedAddress, XorRelayedAddress, code,
+    AdditionalAddressFamily, AddressErrorCode, BufferFull, Builder, EvenPort, Family, Lifetime,
+    RequestedAddressFamily, RequestedTransport, ReservationToken, XorMappedAddress,
+    XorRelayedAddress, code,
 };
 
 use crate::address::{AllocationId, Now, RelayAddr};
@@ -118,7 +118,9 @@ impl Server {
         }
         Ok(match even {
             None => Want::Any(family),
-            Some(EvenPort { reserve_next: false }) => Want::Even(family),
+            Some(EvenPort {
+                reserve_next: false,
+            }) => Want::Even(family),
             Some(EvenPort { reserve_next: true }) => Want::EvenAndReserve(family),
         })
     }
@@ -129,12 +131,17 @@ impl Server {
     //# computed lifetime as the initial value of the time-to-expiry field.
     pub(crate) fn granted_lifetime_s(&self, asked: Option<Lifetime>) -> u32 {
         let asked = asked.map_or(DEFAULT_LIFETIME_S, |Lifetime(seconds)| seconds);
-        asked.min(self.config.limits.max_lifetime_s).max(DEFAULT_LIFETIME_S)
+        asked
+            .min(self.config.limits.max_lifetime_s)
+            .max(DEFAULT_LIFETIME_S)
     }
 
     /// Makes the pending Allocate an allocation, or refuses it.
     pub(crate) fn bound(&mut self, bound: Bound, now: Now, out: &mut [u8]) {
-        let Some(pending) = self.pending.take_if(|pending| pending.id == bound.allocation) else {
+        let Some(pending) = self
+            .pending
+            .take_if(|pending| pending.id == bound.allocation)
+        else {
             return;
         };
         let address = |bound: Option<Result<RelayAddr, BindFailure>>| bound.and_then(Result::ok);
@@ -143,15 +150,22 @@ impl Server {
             self.table.unreserve(pending.id);
             self.shared.allocations.give_back();
             let supported = self.config.v4 || self.config.v6;
-            let outcome =
-                if supported { Outcome::InsufficientCapacity } else { Outcome::FamilyNotSupported };
+            let outcome = if supported {
+                Outcome::InsufficientCapacity
+            } else {
+                Outcome::FamilyNotSupported
+            };
             return self.error(&pending.answer, outcome, out);
         }
         let answer = AllocateAnswer {
             transaction: pending.answer.transaction,
             lifetime_s: pending.lifetime_s,
             reservation: bound.reservation,
-            failed: if pending.dual { self.partial_failure(v4, v6) } else { None },
+            failed: if pending.dual {
+                self.partial_failure(v4, v6)
+            } else {
+                None
+            },
             v4,
             v6,
         };
@@ -161,14 +175,15 @@ impl Server {
     fn start(&mut self, pending: Pending, answer: AllocateAnswer, now: Now, out: &mut [u8]) {
         let client = pending.answer.client;
         let session = self.new_session();
-        self.effects.push_back(Effect::Log(Record::Started(Box::new(Started {
-            session,
-            user: Arc::clone(pending.identity.user()),
-            tuple: client.tuple,
-            v4: answer.v4.map(|addr| addr.external),
-            v6: answer.v6.map(|addr| addr.external),
-            lifetime_s: answer.lifetime_s,
-        }))));
+        self.effects
+            .push_back(Effect::Log(Record::Started(Box::new(Started {
+                session,
+                user: Arc::clone(pending.identity.user()),
+                tuple: client.tuple,
+                v4: answer.v4.map(|addr| addr.external),
+                v6: answer.v6.map(|addr| addr.external),
+                lifetime_s: answer.lifetime_s,
+            }))));
         let allocation = Allocation::new(NewAllocation {
             client,
             identity: pending.identity,
@@ -181,7 +196,9 @@ impl Server {
         self.channels_changed(pending.id);
         self.stats.allocations_started += 1;
         *self.stats.allocations_mut(client.tuple.transport) += 1;
-        self.success(&pending.answer, out, |builder| fill(builder, &answer, client.tuple.client));
+        self.success(&pending.answer, out, |builder| {
+            fill(builder, &answer, client.tuple.client)
+        });
     }
 
     /// Which family of a dual allocation could not be had, and why.
@@ -211,7 +228,9 @@ impl Server {
     //= rfc8656#section-7.2
     //# The server checks if the 5-tuple is currently in use by an existing allocation.
     pub(crate) fn allocate_again(&mut self, call: &Call<'_>, id: AllocationId, out: &mut [u8]) {
-        let Some(allocation) = self.table.get(id) else { return };
+        let Some(allocation) = self.table.get(id) else {
+            return;
+        };
         let answer = allocation.answer;
         if answer.transaction != call.answer.transaction {
             return self.error(&call.answer, Outcome::AllocationMismatch, out);
@@ -244,7 +263,11 @@ fn fill(
         builder.add(&ReservationToken(token))?;
     }
     if let Some((family, code)) = answer.failed {
-        builder.add(&AddressErrorCode { family, code, reason: code::reason(code).as_bytes() })?;
+        builder.add(&AddressErrorCode {
+            family,
+            code,
+            reason: code::reason(code).as_bytes(),
+        })?;
     }
     builder.add(&XorMappedAddress(mapped))
 }

@@ -23,28 +23,31 @@ impl Server {
         let transaction = self.new_transaction();
         let per_second = self.config.limits.icmp_per_second;
         let peer = PeerAddr::new(peer);
-        let allowed = self.table.get_mut(relay.allocation).filter(|allocation| {
+        let client = self.table.get_mut(relay.allocation).and_then(|allocation| {
             //= rfc8656#section-11.5
             //# Instead, the server extracts the destination IP address from the encapsulated IP
             //# header.
-            let permission = allocation.permission(peer.ip());
-            is_relayed(error) && permission.is_some_and(|p| p.expires_ns > now.mono_ns)
+            let permission = allocation.permission(peer.ip())?;
+            let permitted = is_relayed(error) && permission.expires_ns > now.mono_ns;
+            (permitted && allocation.icmp.allow(now, per_second)).then_some(allocation.client)
         });
-        let client = match allowed {
-            Some(allocation) if allocation.icmp.allow(now, per_second) => allocation.client,
-            Some(_) | None => {
-                self.stats.peer_drops[Reason::IcmpIgnored.index()] += 1;
-                return;
-            }
+        let Some(client) = client else {
+            self.stats.peer_drops[Reason::IcmpIgnored.index()] += 1;
+            return;
         };
         let shown = self.config.policy.to_external(peer).socket();
-        let icmp = Icmp { icmp_type: error.icmp_type, code: error.code, data: error.data };
-        let written = Builder::new(out, Class::Indication, Method::DATA, transaction)
-            .and_then(|mut builder| {
+        let icmp = Icmp {
+            icmp_type: error.icmp_type,
+            code: error.code,
+            data: error.data,
+        };
+        let written = Builder::new(out, Class::Indication, Method::DATA, transaction).and_then(
+            |mut builder| {
                 builder.add(&XorPeerAddress(shown))?;
                 builder.add(&icmp)?;
                 Ok(builder.finish())
-            });
+            },
+        );
         let len = written.expect("an ICMP indication is shorter than the buffer `handle` asks for");
         self.stats.icmp_relayed += 1;
         self.effects.push_back(Effect::Reply { to: client, len });

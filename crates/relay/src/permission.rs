@@ -71,7 +71,10 @@ impl Server {
         //# If an XOR-PEER-ADDRESS attribute contains an address of an address family that is not the
         //# same as that of a relayed transport address for the allocation, the server MUST generate
         //# an error response with the 443 (Peer Address Family Mismatch) response code.
-        let relay = self.table.get(id).and_then(|allocation| allocation.relay(peer.family()));
+        let relay = self
+            .table
+            .get(id)
+            .and_then(|allocation| allocation.relay(peer.family()));
         relay.map(|_| peer).ok_or(Outcome::FamilyMismatch)
     }
 
@@ -97,7 +100,11 @@ impl Server {
         for &ip in ips {
             let own = is_own(config.policy.check_ip(ip));
             let expires_ns = now.after_s(PERMISSION_LIFETIME_S);
-            let is_new = allocation.permit(Permission { ip, expires_ns, own });
+            let is_new = allocation.permit(Permission {
+                ip,
+                expires_ns,
+                own,
+            });
             self.stats.permissions += u64::from(is_new);
         }
         Ok(())

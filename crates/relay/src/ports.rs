@@ -82,7 +82,7 @@ impl PortPool {
             first,
             width,
             reservations: HashMap::default(),
-            deadlines: Timers::new(),
+            deadlines: Timers::default(),
         }
     }
 

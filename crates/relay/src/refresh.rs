@@ -8,19 +8,16 @@ use crate::request::Call;
 use crate::server::Server;
 
 impl Server {
-    pub(crate) fn refresh(
-        &mut self,
-        call: &Call<'_>,
-        id: AllocationId,
-        now: Now,
-        out: &mut [u8],
-    ) {
-        let (Ok(lifetime), Ok(requested)) =
-            (call.msg.get::<Lifetime>(), call.msg.get::<RequestedAddressFamily>())
-        else {
+    pub(crate) fn refresh(&mut self, call: &Call<'_>, id: AllocationId, now: Now, out: &mut [u8]) {
+        let (Ok(lifetime), Ok(requested)) = (
+            call.msg.get::<Lifetime>(),
+            call.msg.get::<RequestedAddressFamily>(),
+        ) else {
             return self.error(&call.answer, Outcome::BadRequest, out);
         };
-        let Some(allocation) = self.table.get(id) else { return };
+        let Some(allocation) = self.table.get(id) else {
+            return;
+        };
         let held = |family: Family| allocation.relay(family).is_some();
         //= rfc8656#section-8.2
         //# If the server receives a Refresh Request with a REQUESTED-ADDRESS-FAMILY attribute and the
@@ -46,6 +43,8 @@ impl Server {
             }
         }
         self.channels_changed(id);
-        self.success(&call.answer, out, |builder| builder.add(&Lifetime(granted_s)));
+        self.success(&call.answer, out, |builder| {
+            builder.add(&Lifetime(granted_s))
+        });
     }
 }

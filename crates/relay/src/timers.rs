@@ -13,35 +13,20 @@ const ABSENT: u32 = u32::MAX;
 /// Slots are small dense numbers (indices into a table): memory is proportional to the highest
 /// slot that has a deadline, and is given back when most of it is no longer used.
 #[derive(Debug, Default)]
-pub struct Timers {
+pub(crate) struct Timers {
     heap: Vec<(u64, u32)>,
     position: Vec<u32>,
     removals: usize,
 }
 
 impl Timers {
-    /// No deadlines, no memory.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// How many slots have a deadline.
-    pub fn len(&self) -> usize {
-        self.heap.len()
-    }
-
-    /// Whether no slot has a deadline.
-    pub fn is_empty(&self) -> bool {
-        self.heap.is_empty()
-    }
-
     /// The earliest deadline (nanoseconds) and its slot; the lowest slot among equals. O(1).
-    pub fn peek(&self) -> Option<(u64, u32)> {
+    pub(crate) fn peek(&self) -> Option<(u64, u32)> {
         self.heap.first().copied()
     }
 
     /// Gives `slot` the deadline `deadline_ns`, in place of the one it may have. O(log n).
-    pub fn set(&mut self, slot: u32, deadline_ns: u64) {
+    pub(crate) fn set(&mut self, slot: u32, deadline_ns: u64) {
         let index = slot as usize;
         if index >= self.position.len() {
             self.position.resize(index + 1, ABSENT);
@@ -60,7 +45,7 @@ impl Timers {
     }
 
     /// Takes the deadline of `slot` away, if it has one. O(log n).
-    pub fn remove(&mut self, slot: u32) {
+    pub(crate) fn remove(&mut self, slot: u32) {
         let Some(&at) = self.position.get(slot as usize) else {
             return;
         };
@@ -123,7 +108,7 @@ impl Timers {
     /// slots, so that the walk over `position` costs O(1) per removal.
     fn give_memory_back(&mut self) {
         if self.heap.is_empty() {
-            *self = Self::new();
+            *self = Self::default();
             return;
         }
         if self.removals < self.position.len() {
@@ -158,7 +143,7 @@ mod tests {
         fn behaves_as_a_sorted_map(
             steps in prop::collection::vec((0_u32..40, prop::option::of(0_u64..50)), 0..400),
         ) {
-            let mut timers = Timers::new();
+            let mut timers = Timers::default();
             let mut model = BTreeMap::new();
             for (slot, deadline) in steps {
                 match deadline {
@@ -173,7 +158,7 @@ mod tests {
                 }
                 let first = model.iter().map(|(&slot, &deadline)| (deadline, slot)).min();
                 prop_assert_eq!(timers.peek(), first);
-                prop_assert_eq!(timers.len(), model.len());
+                prop_assert_eq!(timers.heap.len(), model.len());
             }
             let mut left: Vec<_> = model.iter().map(|(&slot, &at)| (at, slot)).collect();
             left.sort_unstable();
@@ -187,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_moved_deadline_is_not_seen_twice() {
-        let mut timers = Timers::new();
+        let mut timers = Timers::default();
         timers.set(3, 10);
         timers.set(3, 20);
         timers.set(1, 15);
@@ -196,12 +181,12 @@ mod tests {
         assert_eq!(timers.peek(), Some((20, 3)));
         timers.remove(3);
         timers.remove(3);
-        assert!(timers.is_empty());
+        assert_eq!(timers.peek(), None);
     }
 
     #[test]
     fn memory_is_given_back() {
-        let mut timers = Timers::new();
+        let mut timers = Timers::default();
         for slot in 0..100_000 {
             timers.set(slot, u64::from(slot % 977));
         }
@@ -213,7 +198,7 @@ mod tests {
             timers.set(9, 1);
             timers.remove(9);
         }
-        assert_eq!(timers.len(), 9);
+        assert_eq!(timers.heap.len(), 9);
         assert!(
             timers.position.capacity() < 1000,
             "{}",
@@ -228,7 +213,7 @@ mod tests {
 
     #[test]
     fn deadlines_at_the_end_of_time_are_kept() {
-        let mut timers = Timers::new();
+        let mut timers = Timers::default();
         timers.set(0, u64::MAX);
         timers.set(1, u64::MAX - 1);
         assert_eq!(timers.peek(), Some((u64::MAX - 1, 1)));
