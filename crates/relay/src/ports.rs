@@ -100,11 +100,11 @@ impl PortPool {
     ) -> Option<SocketAddr> {
         let fit = match parity {
             //= rfc8656#section-7.2
-            //# *  Otherwise, the server allocates any available relayed transport
+            //# Otherwise, the server allocates any available relayed transport
             //# address.
             Parity::Any => Fit::Any,
             //= rfc8656#section-7.2
-            //# *  If the request contains an EVEN-PORT attribute with the R bit set
+            //# If the request contains an EVEN-PORT attribute with the R bit set
             //# to 0, then the server allocates a relayed transport address with
             //# an even port number.
             Parity::Even => Fit::Even,
@@ -123,7 +123,7 @@ impl PortPool {
         random: &mut dyn FnMut() -> u32,
     ) -> Option<SocketAddr> {
         //= rfc8656#section-7.2
-        //# *  If the request contains an EVEN-PORT attribute with the R bit set
+        //# If the request contains an EVEN-PORT attribute with the R bit set
         //# to 1, then the server looks for a pair of port numbers N and N+1
         //# on the same IP address, where N is even.
         let even = self.pick(family, near, Fit::Pair, random)?;

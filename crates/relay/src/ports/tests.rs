@@ -53,7 +53,7 @@ fn every_range_is_used_to_its_last_port() {
 
 //= rfc8656#section-7.2
 //= type=test
-//# *  If the request contains an EVEN-PORT attribute with the R bit set
+//# If the request contains an EVEN-PORT attribute with the R bit set
 //# to 0, then the server allocates a relayed transport address with
 //# an even port number.
 #[test]
@@ -82,7 +82,7 @@ fn even_claims_find_every_even_port_and_no_other() {
 
 //= rfc8656#section-7.2
 //= type=test
-//# *  If the request contains an EVEN-PORT attribute with the R bit set
+//# If the request contains an EVEN-PORT attribute with the R bit set
 //# to 1, then the server looks for a pair of port numbers N and N+1
 //# on the same IP address, where N is even.
 #[test]
