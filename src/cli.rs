@@ -1,0 +1,227 @@
+//! The command line: what can be asked for, and what happens then.
+//!
+//! Exit codes: 0 when it went well, 2 when the arguments or the configuration are wrong, 1 for
+//! everything else.
+
+use std::fmt::Display;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use zeroize::Zeroizing;
+
+use crate::config::{self, Config, Secret, Span};
+use crate::{credentials, init};
+
+/// Exit code for wrong arguments and configurations, as clap has it.
+const WRONG_INPUT: u8 = 2;
+
+/// A STUN/TURN relay server.
+#[derive(Debug, Parser)]
+#[command(name = "turnway", version, about, long_about = None)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the relay
+    ///
+    /// Without a configuration it runs in development mode: on this machine only (127.0.0.1:3478),
+    /// with a secret made up for this run and iceServers to paste into a web page.
+    Serve {
+        /// The configuration; `turnway init` writes one
+        #[arg(short, long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Check a configuration and print the effective one, secrets redacted
+    ///
+    /// Exits with 2 and says what to do if the configuration cannot be used.
+    Check {
+        /// The configuration
+        #[arg(short, long, value_name = "FILE", default_value = "turnway.toml")]
+        config: PathBuf,
+    },
+    /// Write a new configuration with fresh secrets
+    Init {
+        /// Where to write it; a file that exists is never overwritten
+        #[arg(short, long, value_name = "FILE", default_value = "turnway.toml")]
+        output: PathBuf,
+    },
+    /// Print a username, a password and iceServers that expire
+    ///
+    /// They are computed from the first of rest_secrets; the server need not run. Secrets are
+    /// read from files only: every user of the machine can see the arguments of a program.
+    Credentials(CredentialsArgs),
+    /// Print every configuration key with its documentation
+    #[command(hide = true)]
+    Reference {
+        /// As a page instead of a configuration file
+        #[arg(long)]
+        markdown: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct CredentialsArgs {
+    /// Whom they are for; the name appears in logs
+    #[arg(long, value_name = "NAME")]
+    user: String,
+    /// How long they are valid: 90s, 5m, 1h, 1d
+    #[arg(long, value_name = "DURATION", default_value = "1h")]
+    ttl: Span,
+    /// The configuration with the secret and the addresses
+    #[arg(short, long, value_name = "FILE", default_value = "turnway.toml")]
+    config: PathBuf,
+    /// A file with the secret in its first line, where there is no configuration
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "config",
+        requires = "host"
+    )]
+    secret_file: Option<PathBuf>,
+    /// Name or address by which clients reach the server
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
+}
+
+/// Does what the arguments ask for.
+#[must_use]
+pub fn run(cli: Cli) -> ExitCode {
+    match cli.command {
+        Command::Serve { config } => serve(config.as_deref()),
+        Command::Check { config } => check(&config),
+        Command::Init { output } => initialize(&output),
+        Command::Credentials(args) => match print_credentials(&args) {
+            Ok(text) => print(&text),
+            Err(message) => fail(message, WRONG_INPUT),
+        },
+        Command::Reference { markdown: false } => print(&config::reference_toml()),
+        Command::Reference { markdown: true } => print(&config::reference_markdown()),
+    }
+}
+
+fn serve(path: Option<&Path>) -> ExitCode {
+    let loaded = match path {
+        Some(path) => load(path),
+        None => development(),
+    };
+    match loaded {
+        Ok(_config) => fail("this build has no server in it", 1),
+        Err(code) => code,
+    }
+}
+
+/// The configuration of development mode; prints what to paste where.
+fn development() -> Result<Config, ExitCode> {
+    let secret = Secret::random().map_err(|error| {
+        fail(
+            format!("the operating system has no randomness: {error}"),
+            1,
+        )
+    })?;
+    let config = Config::development(secret);
+    let text = credentials::development_text(&config, credentials::unix_now());
+    print(&text.map_err(|error| fail(error, 1))?);
+    Ok(config)
+}
+
+fn check(path: &Path) -> ExitCode {
+    match load(path) {
+        Ok(config) => print(&format!(
+            "# {} can be used. In force, secrets redacted:\n{}",
+            path.display(),
+            config.effective()
+        )),
+        Err(code) => code,
+    }
+}
+
+/// Loads a configuration, prints its warnings or errors.
+fn load(path: &Path) -> Result<Config, ExitCode> {
+    match Config::load(path) {
+        Ok((config, warnings)) => {
+            for warning in warnings {
+                eprintln!("warning: {warning}");
+            }
+            Ok(config)
+        }
+        Err(error) => {
+            // Each line begins with its file.
+            eprintln!("{error}");
+            Err(ExitCode::from(WRONG_INPUT))
+        }
+    }
+}
+
+fn initialize(path: &Path) -> ExitCode {
+    let shown = path.display();
+    match init::write(path) {
+        Ok(()) => print(&format!(
+            "Wrote {shown} with fresh secrets. Next:\n  \
+             turnway check -c {shown}\n  turnway serve -c {shown}\n"
+        )),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => fail(
+            format!("{shown} is there already and is not overwritten; name another file with -o"),
+            WRONG_INPUT,
+        ),
+        Err(error) => fail(format!("{shown}: cannot write: {error}"), WRONG_INPUT),
+    }
+}
+
+fn print_credentials(args: &CredentialsArgs) -> Result<String, String> {
+    let text = |error: credentials::CredentialsError| error.to_string();
+    let host = args.host.as_deref();
+    let (secret, separator, uris) = match &args.secret_file {
+        Some(path) => {
+            let uris = credentials::default_uris(host.unwrap_or_default()).map_err(text)?;
+            (first_line(path)?, ':', uris)
+        }
+        None => {
+            let (config, _) = Config::load(&args.config).map_err(|error| error.to_string())?;
+            let secret = credentials::first_secret(&config).map_err(text)?.clone();
+            let uris = credentials::uris(&config, host).map_err(text)?;
+            (secret, config.auth.rest_separator, uris)
+        }
+    };
+    let ttl = args.ttl.0.as_secs();
+    if ttl == 0 {
+        return Err("--ttl 0s would have expired already; write for example --ttl 1h".to_owned());
+    }
+    let expires = credentials::unix_now().saturating_add(ttl);
+    let minted = credentials::mint(&secret, separator, &args.user, expires).map_err(text)?;
+    Ok(format!(
+        "username: {}\npassword: {}\nvalid for: {}\n\n{}\n",
+        minted.username,
+        minted.password.expose(),
+        args.ttl,
+        credentials::ice_servers(&uris, &minted)
+    ))
+}
+
+fn first_line(path: &Path) -> Result<Secret, String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).map(Zeroizing::new);
+    let text = text.map_err(|error| format!("{shown}: cannot read the secret: {error}"))?;
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty());
+    let line =
+        line.ok_or_else(|| format!("{shown}: the file is empty; write the secret into it"))?;
+    Ok(Secret::new(line.to_owned()))
+}
+
+/// A reader that went away (`| head`) is no failure of ours.
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => fail(format!("cannot write to standard output: {error}"), 1),
+    }
+}
+
+fn fail(message: impl Display, code: u8) -> ExitCode {
+    eprintln!("turnway: {message}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,276 @@
+//! The effective configuration: every key with the value in force, secrets redacted.
+//!
+//! One list serves `turnway check`, which prints it, and reload, which compares two of them.
+
+use std::fmt::{Display, Write as _};
+
+use super::raw::{Reload, TABLES};
+use super::secret::REDACTED;
+use super::units::{Size, Span};
+use super::{Config, Credential, Limits, Log, Secret};
+
+/// The keys that differ and cannot change while the daemon runs, as dotted names
+/// (`limits.socket_buffer`). A reload applies everything else and names these in a warning.
+#[must_use]
+pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
+    let pairs = settings(old).into_iter().zip(settings(new));
+    pairs
+        .filter(|(before, after)| before.value != after.value)
+        .filter(|(before, _)| reload_of(before.key) == Reload::Restart)
+        .map(|(before, _)| before.key)
+        .collect()
+}
+
+/// What is in force after a reload: `new` where a key is reloaded live, `old` elsewhere.
+#[must_use]
+pub fn reloaded(old: &Config, new: Config) -> Config {
+    let limits = Limits {
+        permissions_per_allocation: new.limits.permissions_per_allocation,
+        channels_per_allocation: new.limits.channels_per_allocation,
+        max_lifetime: new.limits.max_lifetime,
+        unauthenticated_per_source: new.limits.unauthenticated_per_source,
+        unauthenticated_burst: new.limits.unauthenticated_burst,
+        icmp_per_allocation: new.limits.icmp_per_allocation,
+        drain_timeout: new.limits.drain_timeout,
+        ..old.limits.clone()
+    };
+    Config {
+        auth: new.auth,
+        peers: new.peers,
+        limits,
+        log: Log {
+            level: new.log.level,
+            format: old.log.format,
+        },
+        ..old.clone()
+    }
+}
+
+impl Config {
+    /// The effective configuration as TOML. Secrets are replaced by `[redacted]`; what is derived
+    /// at the start is a comment.
+    #[must_use]
+    pub fn effective(&self) -> String {
+        let mut out = String::new();
+        let mut table = "";
+        for Setting { key, value } in settings(self) {
+            let (path, name) = key.rsplit_once('.').unwrap_or(("", key));
+            if path != table {
+                table = path;
+                push(&mut out, format_args!("\n[{path}]"));
+            }
+            match value {
+                Value::Set(text) => push(&mut out, format_args!("{name} = {text}")),
+                Value::Derived(how) => push(&mut out, format_args!("# {name}: {how}")),
+            }
+        }
+        out
+    }
+}
+
+/// A key and its value. Lists of tables (`listen`, `auth.user`) are one setting each.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Setting {
+    pub(super) key: &'static str,
+    pub(super) value: Value,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    /// TOML text.
+    Set(String),
+    /// Absent, and what that means.
+    Derived(&'static str),
+}
+
+/// Every setting, table by table; always the same keys in the same order.
+pub(super) fn settings(config: &Config) -> Vec<Setting> {
+    let mut all = top_level(config);
+    all.extend(auth(config));
+    all.extend(limits(config));
+    all.extend([
+        optional(
+            "metrics.listen",
+            config.metrics.listen.map(|address| quoted(&address)),
+            "off",
+        ),
+        set("log.level", quoted(&config.log.level)),
+        set("log.format", quoted(&config.log.format)),
+    ]);
+    all
+}
+
+/// When a change of a setting takes effect.
+pub(super) fn reload_of(setting: &str) -> Reload {
+    let (path, name) = setting.rsplit_once('.').unwrap_or(("", setting));
+    let keys = TABLES
+        .iter()
+        .filter(|table| table.path == path)
+        .flat_map(|table| table.keys);
+    let of_list = TABLES
+        .iter()
+        .filter(|table| table.path == setting)
+        .flat_map(|table| table.keys);
+    let mut found = keys.filter(|key| key.name == name).chain(of_list);
+    found.next().expect("a test looks up every setting").reload
+}
+
+fn top_level(config: &Config) -> Vec<Setting> {
+    let Config {
+        realm,
+        listen,
+        relay,
+        auth: _,
+        peers,
+        limits: _,
+        metrics: _,
+        log: _,
+        shards,
+    } = config;
+    let listeners = listen.iter().map(|listener| {
+        format!(
+            "{{ transport = {}, address = {} }}",
+            quoted(&listener.transport),
+            quoted(&listener.address)
+        )
+    });
+    let addresses = relay.addresses.iter().map(|address| {
+        if address.local == address.external {
+            quoted(&address.local)
+        } else {
+            let (local, external) = (quoted(&address.local), quoted(&address.external));
+            format!("{{ local = {local}, external = {external} }}")
+        }
+    });
+    let addresses = (!relay.addresses.is_empty()).then(|| list(addresses));
+    let ports = format!("{}-{}", relay.ports.start(), relay.ports.end());
+    vec![
+        set("realm", quoted(realm)),
+        optional(
+            "shards",
+            shards.map(|count| count.to_string()),
+            "one for each usable CPU",
+        ),
+        set("listen", list(listeners)),
+        optional(
+            "relay.addresses",
+            addresses,
+            "the address of the default route of each family",
+        ),
+        set("relay.ports", quoted(&ports)),
+        set("peers.allow", list(peers.allow.iter().map(quoted))),
+        set("peers.deny", list(peers.deny.iter().map(quoted))),
+        set("peers.nat64", list(peers.nat64.iter().map(quoted))),
+    ]
+}
+
+fn auth(config: &Config) -> Vec<Setting> {
+    let auth = &config.auth;
+    let redacted = |_: &Secret| quoted(&REDACTED);
+    let users = auth.users.iter().map(|user| {
+        let credential = match user.credential {
+            Credential::Password(_) => "password",
+            Credential::Md5(_) | Credential::Sha256(_) => "key",
+        };
+        format!(
+            "{{ name = {}, {credential} = {} }}",
+            quoted(&user.name),
+            quoted(&REDACTED)
+        )
+    });
+    vec![
+        set(
+            "auth.rest_secrets",
+            list(auth.rest_secrets.iter().map(redacted)),
+        ),
+        set("auth.rest_separator", quoted(&auth.rest_separator)),
+        optional(
+            "auth.nonce_secret",
+            auth.nonce_secret.as_ref().map(redacted),
+            "a random one for each start",
+        ),
+        set("auth.nonce_lifetime", quoted(&Span(auth.nonce_lifetime))),
+        set(
+            "auth.enforce_expiry_at_refresh",
+            auth.enforce_expiry_at_refresh.to_string(),
+        ),
+        set("auth.user", list(users)),
+    ]
+}
+
+fn limits(config: &Config) -> Vec<Setting> {
+    let limits = &config.limits;
+    let size = |bytes: usize| quoted(&Size(bytes as u64));
+    vec![
+        optional(
+            "limits.allocations",
+            limits.allocations.map(|count| count.to_string()),
+            "from the descriptor limit and the relay ports",
+        ),
+        set(
+            "limits.permissions_per_allocation",
+            limits.permissions_per_allocation.to_string(),
+        ),
+        set(
+            "limits.channels_per_allocation",
+            limits.channels_per_allocation.to_string(),
+        ),
+        set("limits.max_lifetime", quoted(&Span(limits.max_lifetime))),
+        set(
+            "limits.unauthenticated_per_source",
+            quoted(&limits.unauthenticated_per_source),
+        ),
+        set(
+            "limits.unauthenticated_burst",
+            limits.unauthenticated_burst.to_string(),
+        ),
+        set(
+            "limits.icmp_per_allocation",
+            quoted(&limits.icmp_per_allocation),
+        ),
+        set("limits.socket_buffer", size(limits.socket_buffer)),
+        optional(
+            "limits.tcp_connections",
+            limits.tcp_connections.map(|count| count.to_string()),
+            "from the descriptor limit",
+        ),
+        set("limits.tcp_send_queue", size(limits.tcp_send_queue)),
+        set(
+            "limits.tcp_idle_timeout",
+            quoted(&Span(limits.tcp_idle_timeout)),
+        ),
+        set("limits.drain_timeout", quoted(&Span(limits.drain_timeout))),
+    ]
+}
+
+fn set(key: &'static str, text: String) -> Setting {
+    Setting {
+        key,
+        value: Value::Set(text),
+    }
+}
+
+fn optional(key: &'static str, text: Option<String>, otherwise: &'static str) -> Setting {
+    Setting {
+        key,
+        value: text.map_or(Value::Derived(otherwise), Value::Set),
+    }
+}
+
+fn quoted(value: &impl Display) -> String {
+    toml::Value::String(value.to_string()).to_string()
+}
+
+/// A TOML array; one entry on a line where there are several.
+fn list(entries: impl Iterator<Item = String>) -> String {
+    let entries: Vec<String> = entries.collect();
+    match entries.as_slice() {
+        [] => "[]".to_owned(),
+        [one] => format!("[{one}]"),
+        many => format!("[\n  {},\n]", many.join(",\n  ")),
+    }
+}
+
+fn push(out: &mut String, line: std::fmt::Arguments<'_>) {
+    writeln!(out, "{line}").expect("writing to a string cannot fail");
+}

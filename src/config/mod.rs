@@ -1,0 +1,423 @@
+//! Configuration: a TOML file becomes a [`Config`] or a [`ConfigError`] that says what to do.
+//!
+//! - `raw.rs`: every key, defined once, with its documentation, default and reload class
+//! - `units.rs`, `cidr.rs`, `secret.rs`: the types of values
+//! - `source.rs`: lines, key names and unknown keys
+//! - `resolve.rs`: from raw values to [`Config`], and everything that must hold between them
+//! - `effective.rs`: the effective configuration as text, and what a reload cannot change
+//! - `reference.rs`: `config/reference.toml` and `docs/configuration.md`
+
+mod cidr;
+mod effective;
+mod raw;
+mod reference;
+mod resolve;
+mod secret;
+mod source;
+#[cfg(test)]
+mod tests;
+mod units;
+
+use std::fmt;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv6Net};
+use zeroize::Zeroizing;
+
+pub use effective::{reloaded, restart_needed};
+pub use reference::{reference_markdown, reference_toml};
+pub use resolve::{MAX_REALM_BYTES, private_relay_warning};
+pub use secret::{REDACTED, Secret};
+pub use units::{Rate, Size, Span};
+
+use source::{Problem, Source};
+
+/// Everything the daemon is told. Plain data, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The authentication realm: 1 to [`MAX_REALM_BYTES`] bytes without quotes or control
+    /// characters.
+    pub realm: String,
+    /// At least one listener, none twice.
+    pub listen: Vec<Listen>,
+    /// Where relayed transport addresses come from.
+    pub relay: Relay,
+    /// Who may use the relay; never nobody.
+    pub auth: Auth,
+    /// Which peers may be reached.
+    pub peers: Peers,
+    /// What bounds the server.
+    pub limits: Limits,
+    /// Prometheus metrics.
+    pub metrics: Metrics,
+    /// Log lines.
+    pub log: Log,
+    /// Number of shards; `None`: one for each usable CPU.
+    pub shards: Option<u16>,
+}
+
+/// How clients connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// UDP datagrams.
+    Udp,
+    /// A TCP stream.
+    Tcp,
+}
+
+/// One listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    /// UDP or TCP.
+    pub transport: Transport,
+    /// Where; the port is never 0. Unspecified addresses cover their own family only.
+    pub address: SocketAddr,
+}
+
+/// `[relay]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relay {
+    /// Empty: the address of the default route of each family.
+    pub addresses: Vec<RelayAddress>,
+    /// Ports of relayed transport addresses; at least two, none of them 0.
+    pub ports: RangeInclusive<u16>,
+}
+
+/// An address to relay from, and what the world calls it. Both are of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayAddress {
+    /// The address on our interface.
+    pub local: IpAddr,
+    /// The address clients are given; the same as `local` unless there is a 1:1 NAT.
+    pub external: IpAddr,
+}
+
+/// `[auth]`
+#[derive(Debug, Clone)]
+pub struct Auth {
+    /// Secrets of time-limited credentials; the first one signs. At most 16.
+    pub rest_secrets: Vec<Secret>,
+    /// Between expiry and name: a printable ASCII character, no letter or digit.
+    pub rest_separator: char,
+    /// Signs nonces; `None`: a random one for each start.
+    pub nonce_secret: Option<Secret>,
+    /// How long a nonce is valid.
+    pub nonce_lifetime: Duration,
+    /// Whether an expired time-limited credential is refused at Refresh too.
+    pub enforce_expiry_at_refresh: bool,
+    /// Named users, none twice.
+    pub users: Vec<User>,
+}
+
+/// `[[auth.user]]`
+#[derive(Debug, Clone)]
+pub struct User {
+    /// 1 to 508 bytes.
+    pub name: String,
+    /// How the user proves who they are.
+    pub credential: Credential,
+}
+
+/// What we know of a user's password.
+#[derive(Debug, Clone)]
+pub enum Credential {
+    /// The password itself; not empty.
+    Password(Secret),
+    /// MD5(user:realm:password). It cannot serve SHA-256.
+    Md5(Secret<[u8; 16]>),
+    /// SHA-256(user:realm:password). It cannot serve clients that know only MD5.
+    Sha256(Secret<[u8; 32]>),
+}
+
+/// `[peers]`. Of `allow` and `deny` the longest prefix that holds an address counts; no range is
+/// in both. Where none holds it, the built-in list of special-purpose ranges does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peers {
+    /// May be reached although a wider `deny` or the built-in list says otherwise.
+    pub allow: Vec<IpNet>,
+    /// May not be reached.
+    pub deny: Vec<IpNet>,
+    /// Local NAT64 prefixes, of a length of RFC 6052 section 2.2.
+    pub nat64: Vec<Ipv6Net>,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Allocations at a time; `None`: derived from descriptors and ports.
+    pub allocations: Option<u32>,
+    /// Permissions of one allocation; at least 1.
+    pub permissions_per_allocation: u32,
+    /// Channels of one allocation; 1 to 4096.
+    pub channels_per_allocation: u32,
+    /// Upper bound of LIFETIME: 10 minutes to 24 hours.
+    pub max_lifetime: Duration,
+    /// Answers to unauthenticated requests per source address (IPv4) or /64 (IPv6).
+    pub unauthenticated_per_source: Rate,
+    /// Such answers at once to a source that was quiet; at least 1.
+    pub unauthenticated_burst: u32,
+    /// ICMP indications to one client for one allocation.
+    pub icmp_per_allocation: Rate,
+    /// Kernel buffer of a listener socket in bytes, each way.
+    pub socket_buffer: usize,
+    /// TCP connections at a time; `None`: derived from descriptors.
+    pub tcp_connections: Option<u32>,
+    /// Bytes queued for a slow TCP client; more than the largest frame.
+    pub tcp_send_queue: usize,
+    /// After this a TCP connection without an allocation is closed.
+    pub tcp_idle_timeout: Duration,
+    /// How long a drain waits for the last allocation.
+    pub drain_timeout: Duration,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metrics {
+    /// Where to serve them; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// The least severe level that is written.
+    pub level: LogLevel,
+    /// Text for people or JSON for machines.
+    pub format: LogFormat,
+}
+
+/// Severity of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Something is broken.
+    Error,
+    /// Someone should look at this.
+    Warn,
+    /// What the operator wants to know.
+    Info,
+    /// For finding faults.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// Form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line of text.
+    Text,
+    /// One JSON object in a line.
+    Json,
+}
+
+/// What is doubtful about a configuration but does not stop it, one text each.
+pub type Warnings = Vec<String>;
+
+/// Why a configuration cannot be used: one line for each problem, with file, line, key, what was
+/// found and what to do. Secrets are never in it.
+#[derive(Debug, Clone)]
+pub struct ConfigError {
+    problems: Vec<String>,
+}
+
+impl ConfigError {
+    fn new(problems: Vec<Problem>) -> Self {
+        Self {
+            problems: problems.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.problems.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads, parses and checks a file and the secret files it names.
+    ///
+    /// # Errors
+    ///
+    /// All problems found, or why the file cannot be read.
+    pub fn load(path: &Path) -> Result<(Self, Warnings), ConfigError> {
+        let text = fs::read_to_string(path)
+            .map(Zeroizing::new)
+            .map_err(|error| ConfigError {
+                problems: vec![format!(
+                    "{}: cannot read the configuration: {error}; `turnway init -o FILE` \
+                 writes a new one",
+                    path.display()
+                )],
+            })?;
+        let mode = fs::metadata(path).map(|metadata| metadata.permissions().mode());
+        let world_readable = mode.is_ok_and(|mode| mode & 0o004 != 0);
+        Self::read(path, &text, world_readable)
+    }
+
+    /// Parses and checks the text of a file. `path` is for messages, and its directory is where
+    /// relative names of secret files begin.
+    ///
+    /// # Errors
+    ///
+    /// All problems found.
+    pub fn parse(path: &Path, text: &str) -> Result<(Self, Warnings), ConfigError> {
+        Self::read(path, text, false)
+    }
+
+    /// What `turnway serve` runs without a file: loopback only, loopback peers allowed, no
+    /// metrics, and one secret.
+    #[must_use]
+    pub fn development(secret: Secret) -> Self {
+        let loopback = Ipv4Addr::LOCALHOST;
+        let address = SocketAddr::from((loopback, 3478));
+        let raw = raw::RawConfig::default();
+        Self {
+            realm: raw.realm.into_inner(),
+            listen: vec![
+                Listen {
+                    transport: Transport::Udp,
+                    address,
+                },
+                Listen {
+                    transport: Transport::Tcp,
+                    address,
+                },
+            ],
+            relay: Relay {
+                addresses: vec![RelayAddress {
+                    local: loopback.into(),
+                    external: loopback.into(),
+                }],
+                ports: raw.relay.ports.into_inner().0,
+            },
+            auth: Auth {
+                rest_secrets: vec![secret],
+                rest_separator: ':',
+                nonce_secret: None,
+                nonce_lifetime: raw.auth.nonce_lifetime.into_inner().0,
+                enforce_expiry_at_refresh: raw.auth.enforce_expiry_at_refresh.into_inner(),
+                users: Vec::new(),
+            },
+            peers: Peers {
+                allow: vec![
+                    IpNet::new_assert(Ipv4Addr::new(127, 0, 0, 0).into(), 8),
+                    IpNet::from(IpAddr::from(Ipv6Addr::LOCALHOST)),
+                ],
+                deny: Vec::new(),
+                nat64: Vec::new(),
+            },
+            limits: resolve::unchecked_limits(&raw.limits),
+            metrics: Metrics { listen: None },
+            log: Log {
+                level: LogLevel::Info,
+                format: LogFormat::Text,
+            },
+            shards: None,
+        }
+    }
+
+    fn read(
+        path: &Path,
+        text: &str,
+        world_readable: bool,
+    ) -> Result<(Self, Warnings), ConfigError> {
+        let source = Source::parse(path, text, world_readable)
+            .map_err(|error| ConfigError::new(vec![error]))?;
+        let mut problems = source.unknown_keys();
+        match source.read::<raw::RawConfig>() {
+            Ok(raw) => resolve::resolve(&source, raw, problems),
+            Err(error) => {
+                problems.push(error);
+                Err(ConfigError::new(problems))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        })
+    }
+}
+
+impl FromStr for Transport {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "udp" => Ok(Self::Udp),
+            "tcp" => Ok(Self::Tcp),
+            "tls" | "dtls" | "auto" => Err(format!(
+                "\"{text}\" listeners are not in this version; write \"udp\" or \"tcp\""
+            )),
+            _ => Err(format!(
+                "\"{text}\" is not a transport; write \"udp\" or \"tcp\""
+            )),
+        }
+    }
+}
+
+impl fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        })
+    }
+}
+
+impl FromStr for LogLevel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let levels = [
+            Self::Error,
+            Self::Warn,
+            Self::Info,
+            Self::Debug,
+            Self::Trace,
+        ];
+        levels.into_iter().find(|level| level.to_string() == text).ok_or_else(|| {
+            format!(
+                "\"{text}\" is not a log level; write \"error\", \"warn\", \"info\", \"debug\" or \
+                 \"trace\""
+            )
+        })
+    }
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let formats = [Self::Text, Self::Json];
+        formats
+            .into_iter()
+            .find(|format| format.to_string() == text)
+            .ok_or_else(|| format!("\"{text}\" is not a log format; write \"text\" or \"json\""))
+    }
+}

@@ -1,0 +1,380 @@
+//! The file's keys, each defined once: name, type, default, documentation and reload class.
+//!
+//! From these definitions come the deserializer, the defaults, the check for unknown keys
+//! (`source.rs`), `config/reference.toml` and `docs/configuration.md` (`reference.rs`), and which
+//! changes need a restart (`effective.rs`). What the values must satisfy is in `resolve.rs`.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::ValueDeserializer;
+
+use super::cidr::Cidr;
+use super::secret::{Secret, Secrets};
+use super::units::{Count, Ports, Rate, Size, Span, from_text};
+use super::{LogFormat, LogLevel, Transport};
+
+/// When a changed value takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reload {
+    /// At the next SIGHUP.
+    Live,
+    /// When the daemon is started again.
+    Restart,
+}
+
+/// Whether a key has a default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// `text` is the default.
+    Default,
+    /// The key may be absent; `text` is an example.
+    Example,
+    /// The key must be there; `text` is an example.
+    Required,
+}
+
+/// How a table is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// The top level of the file.
+    Root,
+    /// `[table]`
+    Table,
+    /// `[[table]]`, at least one.
+    Array,
+    /// `[[table]]`, none needed.
+    OptionalArray,
+    /// `{ key = value }` inside a list.
+    Inline,
+}
+
+/// One key.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) docs: &'static [&'static str],
+    pub(super) kind: Kind,
+    /// TOML text of the default or example.
+    pub(super) text: &'static str,
+    pub(super) reload: Reload,
+}
+
+/// One table and its keys.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// Dotted path; empty for the top level.
+    pub(super) path: &'static str,
+    pub(super) shape: Shape,
+    pub(super) about: &'static [&'static str],
+    pub(super) keys: &'static [Key],
+}
+
+/// Every table, in the order of the reference.
+pub(super) const TABLES: [&Table; 10] = [
+    &RawConfig::TABLE,
+    &RawListen::TABLE,
+    &RawRelay::TABLE,
+    &RawRelayPair::TABLE,
+    &RawAuth::TABLE,
+    &RawUser::TABLE,
+    &RawPeers::TABLE,
+    &RawLimits::TABLE,
+    &RawMetrics::TABLE,
+    &RawLog::TABLE,
+];
+
+/// Defines a table: `kind key: type = "TOML text", reload;` for each key, then `=> field: type;`
+/// for each table within it.
+macro_rules! keys {
+    (
+        $(#[doc = $about:literal])*
+        $shape:ident $path:literal $name:ident {
+            $(
+                $(#[doc = $doc:literal])*
+                $kind:ident $key:ident: $ty:ty = $text:literal, $reload:ident;
+            )*
+            $(=> $sub:ident: $subtype:ty;)*
+        }
+    ) => {
+        $(#[doc = $about])*
+        #[derive(Debug, Deserialize)]
+        #[serde(default)]
+        pub(super) struct $name {
+            $($(#[doc = $doc])* pub(super) $key: keys!(@type $kind $ty),)*
+            $(pub(super) $sub: $subtype,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self {
+                    $($key: keys!(@value $kind $text),)*
+                    $($sub: Default::default(),)*
+                }
+            }
+        }
+
+        impl $name {
+            pub(super) const TABLE: Table = Table {
+                path: $path,
+                shape: Shape::$shape,
+                about: &[$($about),*],
+                keys: &[$(Key {
+                    name: stringify!($key),
+                    docs: &[$($doc),*],
+                    kind: Kind::$kind,
+                    text: $text,
+                    reload: Reload::$reload,
+                },)*],
+            };
+        }
+    };
+    (@type Default $ty:ty) => { Spanned<$ty> };
+    (@type Example $ty:ty) => { Option<Spanned<$ty>> };
+    (@type Required $ty:ty) => { Option<Spanned<$ty>> };
+    (@value Default $text:literal) => { default_value($text) };
+    (@value Example $text:literal) => { None };
+    (@value Required $text:literal) => { None };
+}
+
+/// The span of a default is empty: it is in no file.
+fn default_value<T: DeserializeOwned>(text: &'static str) -> Spanned<T> {
+    let value = ValueDeserializer::parse(text).and_then(T::deserialize);
+    Spanned::new(0..0, value.expect("a test reads every default"))
+}
+
+keys! {
+    /// Keys that stand before the first table of the file.
+    Root "" RawConfig {
+        /// The authentication realm that clients are shown; at most 64 bytes. The MD5 and SHA-256
+        /// keys of users are computed with it: after a change of realm, import them anew.
+        Default realm: String = "\"turnway\"", Restart;
+        /// How many threads relay. Without it: one for each CPU the process may use (affinity mask
+        /// and cgroup quota respected).
+        Example shards: Count = "4", Restart;
+        => listen: Vec<Spanned<RawListen>>;
+        => relay: RawRelay;
+        => auth: RawAuth;
+        => peers: RawPeers;
+        => limits: RawLimits;
+        => metrics: RawMetrics;
+        => log: RawLog;
+    }
+}
+
+keys! {
+    /// Where clients connect. One `[[listen]]` table for each listener.
+    Array "listen" RawListen {
+        /// `"udp"` or `"tcp"`.
+        Required transport: Transport = "\"udp\"", Restart;
+        /// Address and port. `"0.0.0.0:3478"` is all of IPv4, `"[::]:3478"` all of IPv6 and no
+        /// IPv4; both may be used side by side. 3478 is the port registered for TURN.
+        Required address: String = "\"0.0.0.0:3478\"", Restart;
+    }
+}
+
+keys! {
+    /// The addresses and ports that peers see: the relayed transport addresses.
+    Table "relay" RawRelay {
+        /// Addresses of this machine to relay from. Behind 1:1 NAT (nearly every cloud machine)
+        /// write the pair: `{ local = "10.0.0.5", external = "203.0.113.7" }`. Both forms may be
+        /// mixed, IPv4 and IPv6. Without it: the address of the default route of each family.
+        Example addresses: Vec<Spanned<RawRelayAddress>>
+            = "[\"203.0.113.7\", { local = \"10.0.0.5\", external = \"203.0.113.8\" }]", Restart;
+        /// UDP ports of the relayed transport addresses, both ends included. Open them in the
+        /// firewall. No listener may lie within.
+        Default ports: Ports = "\"49152-65535\"", Restart;
+    }
+}
+
+keys! {
+    /// An address behind 1:1 NAT: an entry of `[relay] addresses`.
+    Inline "relay.addresses" RawRelayPair {
+        /// The address on this machine's interface.
+        Required local: String = "\"10.0.0.5\"", Restart;
+        /// The address the world reaches it by, of the same family. It is what clients are given.
+        Required external: String = "\"203.0.113.7\"", Restart;
+    }
+}
+
+keys! {
+    /// Who may use the relay: shared secrets for time-limited (REST) credentials, named users, or
+    /// both. With neither, Turnway does not start.
+    Table "auth" RawAuth {
+        /// Shared secrets for time-limited credentials, as web applications issue them: username
+        /// `<unix expiry>:<name>`, password base64(HMAC-SHA1(secret, username)). Every one is
+        /// accepted; the first signs what `turnway credentials` prints. To change secrets: add the
+        /// new one, reload, move the applications to it, remove the old one.
+        Example rest_secrets: Secrets = "[\"at-least-16-characters-from-a-random-source\"]", Live;
+        /// A file with further such secrets, one on each line. A relative path starts at the
+        /// directory of this file. For Docker secrets, and for systemd
+        /// (`LoadCredential=`: `/run/credentials/turnway.service/…`).
+        Example rest_secrets_file: PathBuf = "\"/run/secrets/rest-secrets\"", Live;
+        /// The character between expiry and name in the username.
+        Default rest_separator: String = "\":\"", Live;
+        /// Signs nonces. Without it a random one is made at each start, and clients fetch a new
+        /// nonce after a restart by themselves. Servers that share clients (behind one address or
+        /// one DNS name) should share it.
+        Example nonce_secret: Secret = "\"at-least-16-characters-from-a-random-source\"", Live;
+        /// A file with the nonce secret, instead of `nonce_secret`.
+        Example nonce_secret_file: PathBuf = "\"/run/secrets/nonce-secret\"", Live;
+        /// How long a nonce is valid; older ones are answered with 438 and a new nonce.
+        Default nonce_lifetime: Span = "\"1h\"", Live;
+        /// Whether a Refresh is refused once the time-limited credential has expired. With `false`
+        /// an allocation lives on for as long as its client refreshes it.
+        Default enforce_expiry_at_refresh: bool = "true", Live;
+        => user: Vec<Spanned<RawUser>>;
+    }
+}
+
+keys! {
+    /// Named users with lasting passwords. One `[[auth.user]]` table for each, with exactly one
+    /// of `password`, `password_file` and `key`.
+    OptionalArray "auth.user" RawUser {
+        /// The user's name; at most 508 bytes.
+        Required name: String = "\"alice\"", Live;
+        /// The password.
+        Example password: Secret = "\"a long password\"", Live;
+        /// A file that holds the password and nothing else (one newline at its end is ignored).
+        Example password_file: PathBuf = "\"/run/secrets/alice\"", Live;
+        /// Instead of the password, hexadecimal: MD5 of `user:realm:password` (32 digits, as
+        /// `turnadmin -k` prints it), or SHA-256 of the same (64 digits). While any user has only
+        /// an MD5 key, SHA-256 is not offered to clients.
+        Example key: Secret = "\"00112233445566778899aabbccddeeff\"", Live;
+    }
+}
+
+keys! {
+    /// Which peers may be reached. Addresses that are not public (loopback, private, link-local,
+    /// multicast, documentation, cloud metadata and the other special-purpose ranges) and the
+    /// listeners of this server are refused without being named here.
+    Table "peers" RawPeers {
+        /// Ranges that may be reached although a wider range of `deny` or the built-in list says
+        /// otherwise. Ranges are written `"10.0.0.0/8"`, `"fd00::/8"` or as a plain address.
+        Default allow: Vec<Spanned<Cidr>> = "[]", Live;
+        /// Ranges that may not be reached. Of all ranges here and in `allow` that hold an address,
+        /// the narrowest counts: `["0.0.0.0/0", "::/0"]` leaves only what `allow` names.
+        Default deny: Vec<Spanned<Cidr>> = "[]", Live;
+        /// NAT64 prefixes of this network beside the well-known `64:ff9b::/96`. The IPv4 address
+        /// within such a peer address is what the ranges are compared with.
+        Default nat64: Vec<Spanned<Cidr>> = "[]", Live;
+    }
+}
+
+keys! {
+    /// What bounds the server. (What its users may use is another matter and another table.)
+    Table "limits" RawLimits {
+        /// Allocations at a time; further ones are answered with 508. Without it (or 0): derived
+        /// from the descriptor limit and the relay ports, and said at the start.
+        Default allocations: Count = "0", Restart;
+        /// Permissions that one allocation may have installed.
+        Default permissions_per_allocation: Count = "256", Live;
+        /// Channels that one allocation may have bound; at most 4096.
+        Default channels_per_allocation: Count = "256", Live;
+        /// The longest LIFETIME granted, from 10m to 24h. (Clients that ask for none get 10m.)
+        Default max_lifetime: Span = "\"1h\"", Live;
+        /// Answers to unauthenticated requests, for each source: an IPv4 address or an IPv6 /64.
+        /// Enough for an office behind one NAT; what is over it is dropped.
+        Default unauthenticated_per_source: Rate = "\"200/s\"", Live;
+        /// How many such answers a source that was quiet may have at once.
+        Default unauthenticated_burst: Count = "2000", Live;
+        /// ICMP errors passed on to the client of one allocation.
+        Default icmp_per_allocation: Rate = "\"10/s\"", Live;
+        /// Kernel buffer asked for on each listener socket, each way. The kernel's bounds are
+        /// `net.core.rmem_max` and `net.core.wmem_max`; a warning tells if they cut it.
+        Default socket_buffer: Size = "\"4 MiB\"", Restart;
+        /// TCP connections at a time. Without it (or 0): derived from the descriptor limit.
+        Default tcp_connections: Count = "0", Restart;
+        /// Bytes queued for one TCP client that reads slowly; datagrams beyond it are dropped.
+        Default tcp_send_queue: Size = "\"256 KiB\"", Restart;
+        /// A TCP connection without an allocation is closed after this time.
+        Default tcp_idle_timeout: Span = "\"60s\"", Restart;
+        /// After SIGTERM existing allocations live on for at most this time.
+        Default drain_timeout: Span = "\"60s\"", Live;
+    }
+}
+
+keys! {
+    /// Prometheus metrics at `/metrics`, health at `/livez` and `/readyz`.
+    Table "metrics" RawMetrics {
+        /// Address and port. Without it: off.
+        Example listen: String = "\"127.0.0.1:9641\"", Restart;
+    }
+}
+
+keys! {
+    /// Log lines, on standard error.
+    Table "log" RawLog {
+        /// `"error"`, `"warn"`, `"info"`, `"debug"` or `"trace"`.
+        Default level: LogLevel = "\"info\"", Live;
+        /// `"text"` or `"json"`.
+        Default format: LogFormat = "\"text\"", Restart;
+    }
+}
+
+/// An entry of `[relay] addresses`.
+#[derive(Debug)]
+pub(super) enum RawRelayAddress {
+    /// `"203.0.113.7"`
+    Plain(String),
+    /// `{ local = "10.0.0.5", external = "203.0.113.7" }`
+    Pair(RawRelayPair),
+}
+
+impl<'de> Deserialize<'de> for RawRelayAddress {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RelayAddressVisitor)
+    }
+}
+
+/// By hand, because serde's untagged enums lose the spans and say nothing useful.
+struct RelayAddressVisitor;
+
+impl<'de> serde::de::Visitor<'de> for RelayAddressVisitor {
+    type Value = RawRelayAddress;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an address in quotes or { local = \"10.0.0.5\", external = \"203.0.113.7\" }")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<RawRelayAddress, E> {
+        Ok(RawRelayAddress::Plain(text.to_owned()))
+    }
+
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        let map = serde::de::value::MapAccessDeserializer::new(map);
+        RawRelayPair::deserialize(map).map(RawRelayAddress::Pair)
+    }
+}
+
+from_text!(Transport, "\"udp\" or \"tcp\"");
+from_text!(LogLevel, "a log level in quotes, such as \"info\"");
+from_text!(LogFormat, "\"text\" or \"json\"");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_readable() {
+        let raw = RawConfig::default();
+        assert_eq!(raw.realm.get_ref(), "turnway");
+        assert_eq!(raw.limits.socket_buffer.get_ref().0, 4 << 20);
+        RawUser::default();
+        RawListen::default();
+        RawRelayPair::default();
+    }
+
+    #[test]
+    fn every_key_says_what_it_is() {
+        for table in TABLES {
+            assert!(!table.about.is_empty(), "[{}]", table.path);
+            for key in table.keys {
+                assert!(!key.docs.is_empty(), "[{}] {}", table.path, key.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! From raw values to [`Config`]: what must hold beyond each value's own form.
+//!
+//! All problems of a file are collected, so that one run of `turnway check` shows them all.
+//! `network.rs` has listeners, relay addresses and peers; `auth.rs` has users and secrets.
+
+mod auth;
+mod network;
+
+use std::fmt::Display;
+use std::ops::Range;
+use std::time::Duration;
+
+use toml::Spanned;
+
+pub use network::private_relay_warning;
+
+use super::raw::{RawConfig, RawLimits};
+use super::source::{Problem, Source};
+use super::units::{Count, Size, Span};
+use super::{Config, ConfigError, Limits, Log, Metrics, Warnings};
+
+/// The longest realm, in bytes. REALM is the part of a 401 that the operator chooses, and a 401
+/// must not be worth reflecting.
+pub const MAX_REALM_BYTES: usize = 64;
+
+/// Reads `raw` into a [`Config`]; `problems` are those already found.
+pub(super) fn resolve(
+    source: &Source<'_>,
+    raw: RawConfig,
+    problems: Vec<Problem>,
+) -> Result<(Config, Warnings), ConfigError> {
+    let mut checks = Checks {
+        source,
+        problems,
+        warnings: Vec::new(),
+    };
+    let realm = checks.realm(&raw.realm);
+    let shards = raw.shards.as_ref().map(|shards| checks.shards(shards));
+    let listen = checks.listeners(&raw.listen);
+    let relay = checks.relay(&raw.relay, &listen);
+    let auth = checks.auth(raw.auth);
+    let peers = checks.peers(&raw.peers);
+    let limits = checks.limits(&raw.limits, &relay);
+    let metrics = Metrics {
+        listen: checks.metrics(raw.metrics.listen.as_ref(), &listen),
+    };
+    let log = Log {
+        level: raw.log.level.into_inner(),
+        format: raw.log.format.into_inner(),
+    };
+    if !checks.problems.is_empty() {
+        return Err(ConfigError::new(checks.problems));
+    }
+    let listen = listen.into_iter().map(Spanned::into_inner).collect();
+    let config = Config {
+        realm,
+        listen,
+        relay,
+        auth,
+        peers,
+        limits,
+        metrics,
+        log,
+        shards,
+    };
+    Ok((config, checks.warnings))
+}
+
+/// The limits as written; what they must satisfy is in `Checks::limits`.
+pub(super) fn unchecked_limits(raw: &RawLimits) -> Limits {
+    let bytes = |size: &Spanned<Size>| usize::try_from(size.get_ref().0).unwrap_or(usize::MAX);
+    let derived_if_zero = |count: &Spanned<Count>| match count.get_ref().0 {
+        0 => None,
+        some => Some(some),
+    };
+    Limits {
+        allocations: derived_if_zero(&raw.allocations),
+        permissions_per_allocation: raw.permissions_per_allocation.get_ref().0,
+        channels_per_allocation: raw.channels_per_allocation.get_ref().0,
+        max_lifetime: raw.max_lifetime.get_ref().0,
+        unauthenticated_per_source: *raw.unauthenticated_per_source.get_ref(),
+        unauthenticated_burst: raw.unauthenticated_burst.get_ref().0,
+        icmp_per_allocation: *raw.icmp_per_allocation.get_ref(),
+        socket_buffer: bytes(&raw.socket_buffer),
+        tcp_connections: derived_if_zero(&raw.tcp_connections),
+        tcp_send_queue: bytes(&raw.tcp_send_queue),
+        tcp_idle_timeout: raw.tcp_idle_timeout.get_ref().0,
+        drain_timeout: raw.drain_timeout.get_ref().0,
+    }
+}
+
+/// What has been found wrong (an error) or doubtful (a warning) so far.
+struct Checks<'a> {
+    source: &'a Source<'a>,
+    problems: Vec<Problem>,
+    warnings: Warnings,
+}
+
+impl Checks<'_> {
+    fn error(&mut self, span: Range<usize>, message: impl Display) {
+        self.problems.push(self.source.problem(span, message));
+    }
+
+    fn warn(&mut self, span: Range<usize>, message: impl Display) {
+        self.warnings
+            .push(self.source.problem(span, message).to_string());
+    }
+
+    /// An error unless `low <= value <= high`.
+    fn between<T>(&mut self, value: &Spanned<T>, low: T, high: T)
+    where
+        T: PartialOrd + Display,
+    {
+        let found = value.get_ref();
+        if *found < low {
+            self.error(
+                value.span(),
+                format!("{found} is too little; the least is {low}"),
+            );
+        } else if *found > high {
+            self.error(
+                value.span(),
+                format!("{found} is too much; the most is {high}"),
+            );
+        }
+    }
+
+    fn realm(&mut self, realm: &Spanned<String>) -> String {
+        let text = realm.get_ref();
+        if text.is_empty() {
+            self.error(
+                realm.span(),
+                "is empty; write your domain, such as \"example.org\"",
+            );
+        } else if text.len() > MAX_REALM_BYTES {
+            let message = format!(
+                "\"{text}\" has {} bytes; the most is {MAX_REALM_BYTES}, so that a 401 is never \
+                 more than 3 times as long as the request it answers",
+                text.len()
+            );
+            self.error(realm.span(), message);
+        } else if text
+            .chars()
+            .any(|c| c.is_control() || c == '"' || c == '\\')
+        {
+            self.error(
+                realm.span(),
+                format!("{text:?} contains quotes, a backslash or control characters; remove them"),
+            );
+        }
+        text.clone()
+    }
+
+    fn shards(&mut self, shards: &Spanned<Count>) -> u16 {
+        self.between(shards, Count(1), Count(1024));
+        u16::try_from(shards.get_ref().0).unwrap_or(u16::MAX)
+    }
+
+    fn limits(&mut self, raw: &RawLimits, relay: &super::Relay) -> Limits {
+        const MIB: u64 = 1 << 20;
+        let seconds = |count| Span(Duration::from_secs(count));
+        self.between(&raw.permissions_per_allocation, Count(1), Count(65_536));
+        self.between(&raw.channels_per_allocation, Count(1), Count(4_096));
+        self.between(&raw.max_lifetime, seconds(600), seconds(86_400));
+        self.between(&raw.unauthenticated_burst, Count(1), Count(u32::MAX));
+        self.between(&raw.socket_buffer, Size(64 << 10), Size(1024 * MIB));
+        // One frame can have 64 KiB, and a queue that never holds it would never deliver it.
+        self.between(&raw.tcp_send_queue, Size(128 << 10), Size(64 * MIB));
+        self.between(&raw.tcp_idle_timeout, seconds(1), seconds(86_400));
+        self.between(&raw.drain_timeout, seconds(0), seconds(7 * 86_400));
+        let limits = unchecked_limits(raw);
+        let ports = relay.ports.len() * relay.addresses.len();
+        if let Some(wanted) = limits.allocations
+            && !relay.addresses.is_empty()
+            && wanted as usize > ports
+        {
+            self.warn(
+                raw.allocations.span(),
+                format!(
+                    "{wanted} allocations do not fit into {ports} relay ports; widen [relay] ports"
+                ),
+            );
+        }
+        limits
+    }
+}

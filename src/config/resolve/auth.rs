@@ -1,0 +1,356 @@
+//! Users and secrets: given in the file or in files of their own.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use turnway_relay::auth::{NONCE_SECRET_MIN, opaque_string};
+use zeroize::Zeroizing;
+
+use super::Checks;
+use crate::config::raw::{RawAuth, RawUser};
+use crate::config::units::Span;
+use crate::config::{Auth, Credential, Secret, User};
+
+/// Each unknown user costs one HMAC per secret, so there is an end to them.
+const MAX_REST_SECRETS: usize = 16;
+/// Below this a secret can be guessed.
+const WEAK_SECRET_BYTES: usize = 16;
+/// RFC 8489 section 14.3: USERNAME is shorter than 509 bytes.
+const MAX_USERNAME_BYTES: usize = 508;
+/// Secret files are short; anything longer is the wrong file.
+const MAX_SECRET_FILE_BYTES: u64 = 64 << 10;
+
+impl Checks<'_> {
+    pub(super) fn auth(&mut self, raw: RawAuth) -> Auth {
+        self.warn_if_everybody_reads(&raw);
+        let found_before = self.problems.len();
+        let rest_secrets = self.rest_secrets(&raw);
+        let users = self.users(&raw.user);
+        let nothing_wrong = self.problems.len() == found_before;
+        if rest_secrets.is_empty() && users.is_empty() && nothing_wrong {
+            self.error(
+                0..0,
+                "there are no users and no secret, and Turnway is not an open relay; add \
+                 `rest_secrets` to [auth] or a [[auth.user]] (`turnway init` writes a file with \
+                 fresh secrets)",
+            );
+        }
+        let day = std::time::Duration::from_secs(86_400);
+        let minute = std::time::Duration::from_secs(60);
+        self.between(&raw.nonce_lifetime, Span(minute), Span(day));
+        Auth {
+            rest_secrets,
+            rest_separator: self.separator(&raw.rest_separator),
+            nonce_secret: self.nonce_secret(&raw),
+            nonce_lifetime: raw.nonce_lifetime.get_ref().0,
+            enforce_expiry_at_refresh: *raw.enforce_expiry_at_refresh.get_ref(),
+            users,
+        }
+    }
+
+    fn warn_if_everybody_reads(&mut self, raw: &RawAuth) {
+        let of_users = raw.user.iter().map(Spanned::get_ref);
+        let secret = span_of(&raw.rest_secrets)
+            .or(span_of(&raw.nonce_secret))
+            .or(of_users
+                .into_iter()
+                .find_map(|user| span_of(&user.password).or(span_of(&user.key))));
+        if let Some(span) = secret
+            && self.source.world_readable()
+        {
+            let path = self.source.path().display();
+            self.warn(
+                span,
+                format!(
+                    "a secret that every user of this machine can read; run `chmod 640 {path}` \
+                     and give the file to the group Turnway runs as"
+                ),
+            );
+        }
+    }
+
+    fn rest_secrets(&mut self, raw: &RawAuth) -> Vec<Secret> {
+        let mut secrets = Vec::new();
+        if let Some(list) = &raw.rest_secrets {
+            for entry in &list.get_ref().0 {
+                self.strength(entry.span(), entry.get_ref());
+                secrets.push(entry.get_ref().clone());
+            }
+        }
+        if let Some(path) = &raw.rest_secrets_file
+            && let Some(text) = self.secret_file(path)
+        {
+            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            for secret in lines.map(|line| Secret::new(line.to_owned())) {
+                self.strength(path.span(), &secret);
+                secrets.push(secret);
+            }
+        }
+        let span = span_of(&raw.rest_secrets).or(span_of(&raw.rest_secrets_file));
+        if secrets.len() > MAX_REST_SECRETS {
+            let message = format!(
+                "{} secrets are too many; each is tried for each user, so remove old ones until \
+                 {MAX_REST_SECRETS} are left",
+                secrets.len()
+            );
+            self.error(span.unwrap_or(0..0), message);
+        }
+        secrets
+    }
+
+    fn nonce_secret(&mut self, raw: &RawAuth) -> Option<Secret> {
+        let (span, secret) = match (&raw.nonce_secret, &raw.nonce_secret_file) {
+            (Some(_), Some(file)) => {
+                self.error(
+                    file.span(),
+                    "`nonce_secret` and `nonce_secret_file` are both there; remove one",
+                );
+                return None;
+            }
+            (Some(secret), None) => (secret.span(), secret.get_ref().clone()),
+            (None, Some(file)) => (file.span(), self.one_secret_file(file)?),
+            (None, None) => return None,
+        };
+        let bytes = secret.expose().len();
+        if bytes < NONCE_SECRET_MIN {
+            self.error(
+                span,
+                format!(
+                    "the nonce secret has {bytes} bytes; it needs {NONCE_SECRET_MIN} \
+                     (`openssl rand -base64 32` prints a good one)"
+                ),
+            );
+        }
+        Some(secret)
+    }
+
+    fn separator(&mut self, raw: &Spanned<String>) -> char {
+        let mut characters = raw.get_ref().chars();
+        match (characters.next(), characters.next()) {
+            (Some(separator), None) if separator.is_ascii_punctuation() => separator,
+            _ => {
+                self.error(
+                    raw.span(),
+                    format!(
+                        "\"{}\" is not one punctuation character; write \":\"",
+                        raw.get_ref().escape_debug()
+                    ),
+                );
+                ':'
+            }
+        }
+    }
+
+    fn users(&mut self, raw: &[Spanned<RawUser>]) -> Vec<User> {
+        let mut users: Vec<User> = Vec::new();
+        for table in raw {
+            let Some(name) = &table.get_ref().name else {
+                self.error(table.span(), "`name` is missing; write name = \"alice\"");
+                continue;
+            };
+            let text = name.get_ref();
+            if text.is_empty() || text.len() > MAX_USERNAME_BYTES {
+                self.error(
+                    name.span(),
+                    format!(
+                        "has {} bytes; a name has 1 to {MAX_USERNAME_BYTES}",
+                        text.len()
+                    ),
+                );
+                continue;
+            }
+            let Some(prepared) = opaque_string(text.as_bytes()) else {
+                self.error(
+                    name.span(),
+                    format!("{text:?} contains characters that RFC 8265 does not allow in names"),
+                );
+                continue;
+            };
+            if users
+                .iter()
+                .any(|user| opaque_string(user.name.as_bytes()) == Some(prepared.clone()))
+            {
+                self.error(
+                    name.span(),
+                    format!("the user \"{text}\" is there already; remove one"),
+                );
+                continue;
+            }
+            if let Some(credential) = self.credential(table, text) {
+                users.push(User {
+                    name: text.clone(),
+                    credential,
+                });
+            }
+        }
+        users
+    }
+
+    fn credential(&mut self, table: &Spanned<RawUser>, name: &str) -> Option<Credential> {
+        let RawUser {
+            name: _,
+            password,
+            password_file,
+            key,
+        } = table.get_ref();
+        match (password, password_file, key) {
+            (Some(password), None, None) => {
+                self.password(password.span(), password.get_ref().clone())
+            }
+            (None, Some(file), None) => {
+                let password = self.one_secret_file(file)?;
+                self.password(file.span(), password)
+            }
+            (None, None, Some(key)) => self.key(key),
+            (None, None, None) => {
+                self.error(
+                    table.span(),
+                    format!("user \"{name}\" has no `password`, `password_file` or `key`; add one"),
+                );
+                None
+            }
+            (Some(_), Some(_), _) | (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
+                self.error(
+                    table.span(),
+                    format!(
+                        "user \"{name}\" has more than one of `password`, `password_file` and \
+                         `key`; keep one"
+                    ),
+                );
+                None
+            }
+        }
+    }
+
+    fn password(&mut self, span: Range<usize>, password: Secret) -> Option<Credential> {
+        if password.expose().is_empty() {
+            self.error(span, "the password is empty; write one");
+            return None;
+        }
+        if opaque_string(password.expose().as_bytes()).is_none() {
+            self.error(
+                span,
+                "the password contains characters that RFC 8265 does not allow, such as control \
+                 characters",
+            );
+            return None;
+        }
+        Some(Credential::Password(password))
+    }
+
+    fn key(&mut self, key: &Spanned<Secret>) -> Option<Credential> {
+        let text = key.get_ref().expose();
+        let digits = text.strip_prefix("0x").unwrap_or(text);
+        let mut bytes = Zeroizing::new([0_u8; 32]);
+        let decoded = decode_hex(digits, bytes.as_mut());
+        match decoded {
+            Some(16) => {
+                let mut md5 = Zeroizing::new([0_u8; 16]);
+                md5.copy_from_slice(&bytes[..16]);
+                Some(Credential::Md5(Secret::new(*md5)))
+            }
+            Some(32) => Some(Credential::Sha256(Secret::new(*bytes))),
+            Some(_) | None => {
+                self.error(
+                    key.span(),
+                    format!(
+                        "is not a key: {} characters were found; write 32 hexadecimal digits (MD5 \
+                         of user:realm:password) or 64 (SHA-256 of the same)",
+                        digits.chars().count()
+                    ),
+                );
+                None
+            }
+        }
+    }
+
+    fn strength(&mut self, span: Range<usize>, secret: &Secret) {
+        let bytes = secret.expose().len();
+        if bytes == 0 {
+            self.error(
+                span,
+                "the secret is empty; `openssl rand -base64 32` prints a good one",
+            );
+        } else if bytes < WEAK_SECRET_BYTES {
+            self.warn(
+                span,
+                format!(
+                    "a secret of {bytes} bytes can be guessed from one recorded login; use at \
+                     least {WEAK_SECRET_BYTES} random ones (`openssl rand -base64 32`)"
+                ),
+            );
+        }
+    }
+
+    /// A file that holds one secret; one newline at its end does not belong to it.
+    fn one_secret_file(&mut self, path: &Spanned<PathBuf>) -> Option<Secret> {
+        let text = self.secret_file(path)?;
+        let secret = text.strip_suffix('\n').unwrap_or(&text);
+        let secret = secret.strip_suffix('\r').unwrap_or(secret);
+        if secret.contains('\n') {
+            self.error(
+                path.span(),
+                "the file has several lines; it must hold one secret alone",
+            );
+            return None;
+        }
+        Some(Secret::new(secret.to_owned()))
+    }
+
+    fn secret_file(&mut self, path: &Spanned<PathBuf>) -> Option<Zeroizing<String>> {
+        let directory = self.source.path().parent().unwrap_or(Path::new(""));
+        let full = directory.join(path.get_ref());
+        let mut text = Zeroizing::new(String::new());
+        let read = File::open(&full).and_then(|file| {
+            file.take(MAX_SECRET_FILE_BYTES + 1)
+                .read_to_string(&mut text)
+        });
+        let full = full.display();
+        match read {
+            Err(error) => {
+                let message = format!(
+                    "cannot read {full}: {error}; make it readable for the user Turnway runs as \
+                     (a fresh one: `openssl rand -base64 32 > {full}`)"
+                );
+                self.error(path.span(), message);
+                None
+            }
+            Ok(bytes) if bytes as u64 > MAX_SECRET_FILE_BYTES => {
+                self.error(
+                    path.span(),
+                    format!("{full} is larger than 64 KiB; is it the right file?"),
+                );
+                None
+            }
+            Ok(_) if text.trim().is_empty() => {
+                self.error(
+                    path.span(),
+                    format!("{full} is empty; write the secret into it"),
+                );
+                None
+            }
+            Ok(_) => Some(text),
+        }
+    }
+}
+
+fn span_of<T>(value: &Option<Spanned<T>>) -> Option<Range<usize>> {
+    value.as_ref().map(Spanned::span)
+}
+
+/// Decodes into `out`; how many bytes, or `None` if the text is not hexadecimal or too long.
+fn decode_hex(digits: &str, out: &mut [u8]) -> Option<usize> {
+    let digits = digits.as_bytes();
+    if !digits.len().is_multiple_of(2) || digits.len() / 2 > out.len() {
+        return None;
+    }
+    for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
+        let high = char::from(pair[0]).to_digit(16)?;
+        let low = char::from(pair[1]).to_digit(16)?;
+        *byte = u8::try_from(high * 16 + low).expect("two hexadecimal digits fit a byte");
+    }
+    Some(digits.len() / 2)
+}

@@ -1,0 +1,617 @@
+//! The configuration as an operator meets it: what a file says, and what is said about it.
+
+mod auth;
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::effective::{reload_of, settings};
+use super::raw::{Reload, Shape, TABLES};
+use super::*;
+
+const LISTEN: &str = "[[listen]]\ntransport = \"udp\"\naddress = \"0.0.0.0:3478\"\n";
+const AUTH: &str = "[auth]\nrest_secrets = [\"0123456789abcdef\"]\n";
+
+fn parse(text: &str) -> Result<(Config, Warnings), String> {
+    Config::parse(Path::new("t.toml"), text).map_err(|error| error.to_string())
+}
+
+/// A file that would be right but for `text`, which comes first.
+fn with(text: &str) -> Result<(Config, Warnings), String> {
+    parse(&format!("{text}\n{LISTEN}{AUTH}"))
+}
+
+fn good(text: &str) -> Config {
+    with(text).unwrap().0
+}
+
+fn error(text: &str) -> String {
+    with(text).expect_err(text)
+}
+
+/// Asserts that a file is refused with one line, which has all the parts.
+#[track_caller]
+fn refused(text: &str, parts: &[&str]) {
+    let error = error(text);
+    assert_eq!(error.lines().count(), 1, "{error}");
+    for part in parts {
+        assert!(error.contains(part), "{part:?} is not in: {error}");
+    }
+}
+
+#[track_caller]
+fn warned(text: &str, parts: &[&str]) {
+    let warnings = with(text).unwrap().1;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    for part in parts {
+        assert!(
+            warnings[0].contains(part),
+            "{part:?} is not in: {}",
+            warnings[0]
+        );
+    }
+}
+
+#[test]
+fn a_short_file_gets_the_defaults() {
+    let (config, warnings) = with("").unwrap();
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(config.realm, "turnway");
+    assert_eq!(
+        config.relay,
+        Relay {
+            addresses: vec![],
+            ports: 49152..=65535
+        }
+    );
+    assert_eq!(config.limits.permissions_per_allocation, 256);
+    assert_eq!(config.limits.channels_per_allocation, 256);
+    assert_eq!(config.limits.allocations, None);
+    assert_eq!(config.limits.unauthenticated_per_source.per_second, 200);
+    assert_eq!(config.limits.unauthenticated_burst, 2000);
+    assert_eq!(config.limits.socket_buffer, 4 << 20);
+    assert_eq!(config.limits.tcp_send_queue, 256 << 10);
+    assert_eq!(config.limits.max_lifetime, Duration::from_secs(3600));
+    assert_eq!(config.auth.nonce_lifetime, Duration::from_secs(3600));
+    assert!(config.auth.enforce_expiry_at_refresh);
+    assert_eq!((config.shards, config.metrics.listen), (None, None));
+}
+
+const EVERY_KEY: &str = r#"
+realm = "example.org"
+shards = 2
+[[listen]]
+transport = "tcp"
+address = "[2001:db8::5]:3479"
+[relay]
+addresses = ["203.0.113.7", { local = "fd00::5", external = "2001:db8::7" }]
+ports = "50000-50999"
+[auth]
+rest_secrets = ["0123456789abcdef", "fedcba9876543210"]
+rest_separator = "|"
+nonce_secret = "0123456789abcdef0123"
+nonce_lifetime = "10m"
+enforce_expiry_at_refresh = false
+[[auth.user]]
+name = "alice"
+password = "wonderland"
+[[auth.user]]
+name = "bob"
+key = "0x00112233445566778899AABBCCDDEEFF"
+[[auth.user]]
+name = "carol"
+key = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+[peers]
+allow = ["10.1.0.0/16", "fd12::/16"]
+deny = ["198.18.0.0/15"]
+nat64 = ["64:ff9b:1::/48"]
+[limits]
+allocations = 500
+permissions_per_allocation = 10
+channels_per_allocation = 20
+max_lifetime = "2h"
+unauthenticated_per_source = "50/s"
+unauthenticated_burst = 100
+icmp_per_allocation = "5/s"
+socket_buffer = "1 MiB"
+tcp_connections = 100
+tcp_send_queue = "1 MB"
+tcp_idle_timeout = "10s"
+drain_timeout = "1h"
+[metrics]
+listen = "127.0.0.1:9641"
+[log]
+level = "debug"
+format = "json"
+"#;
+
+#[test]
+fn every_key_is_read() {
+    let (config, warnings) = parse(EVERY_KEY).unwrap();
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(config.shards, Some(2));
+    assert_eq!(config.listen[0].transport, Transport::Tcp);
+    assert_eq!(
+        config.listen[0].address,
+        "[2001:db8::5]:3479".parse().unwrap()
+    );
+    let pair = RelayAddress {
+        local: "fd00::5".parse().unwrap(),
+        external: "2001:db8::7".parse().unwrap(),
+    };
+    assert_eq!(config.relay.addresses[1], pair);
+    assert_eq!(
+        config.relay.addresses[0].local,
+        config.relay.addresses[0].external
+    );
+    assert_eq!(config.auth.rest_secrets[1].expose(), "fedcba9876543210");
+    assert_eq!(config.auth.rest_separator, '|');
+    let credentials: Vec<_> = config
+        .auth
+        .users
+        .iter()
+        .map(|user| &user.credential)
+        .collect();
+    assert!(
+        matches!(credentials[0], Credential::Password(secret) if secret.expose() == "wonderland")
+    );
+    assert!(matches!(credentials[1], Credential::Md5(key) if key.expose()[15] == 0xff));
+    assert!(matches!(credentials[2], Credential::Sha256(key) if key.expose()[31] == 0x1f));
+    assert_eq!(
+        config.peers.allow.len() + config.peers.deny.len() + config.peers.nat64.len(),
+        4
+    );
+    assert_eq!(
+        (config.limits.allocations, config.limits.tcp_connections),
+        (Some(500), Some(100))
+    );
+    assert_eq!(
+        config.log,
+        Log {
+            level: LogLevel::Debug,
+            format: LogFormat::Json
+        }
+    );
+}
+
+#[test]
+fn unknown_keys_name_the_nearest_one() {
+    refused(
+        "reallm = \"a\"",
+        &["t.toml:1: reallm: ", "did you mean \"realm\"?"],
+    );
+    refused(
+        "\n[limits]\nmax_lifetme = \"1h\"",
+        &["t.toml:3: limits.max_lifetme", "\"max_lifetime\""],
+    );
+    refused(
+        "[peer]\nallow = []",
+        &["t.toml:1: peer: ", "did you mean \"peers\"?"],
+    );
+    refused(
+        "[log]\ndrain_timeout = \"1h\"",
+        &["t.toml:2: log.drain_timeout", "[limits]"],
+    );
+    refused(
+        "[log]\nrealm = \"a\"",
+        &["t.toml:2: log.realm", "at the top"],
+    );
+    refused(
+        "[log]\nzzzzzzz = 1",
+        &["t.toml:2", "the keys here are level, format"],
+    );
+    refused(
+        "[relay]\naddresses = [{ local = \"10.0.0.5\", public = \"x\", external = \"192.0.2.1\" }]",
+        &["t.toml:2: relay.addresses.public", "local, external"],
+    );
+}
+
+#[test]
+fn all_unknown_keys_are_named_at_once() {
+    let error = error("colour = 1\nflavour = 2");
+    assert_eq!(error.lines().count(), 2, "{error}");
+}
+
+#[test]
+fn what_comes_in_later_versions_is_said_so() {
+    refused(
+        "[quota]\nallocations_per_user = 3",
+        &["t.toml:1: quota", "not in this version"],
+    );
+    refused(
+        "[[realms]]\nname = \"b\"",
+        &["t.toml:1: realms", "not in this version"],
+    );
+    for transport in ["tls", "dtls"] {
+        refused(
+            &format!("[[listen]]\ntransport = \"{transport}\"\naddress = \"0.0.0.0:5349\""),
+            &[
+                "t.toml:2: listen.transport",
+                transport,
+                "not in this version",
+                "\"udp\" or \"tcp\"",
+            ],
+        );
+    }
+}
+
+#[test]
+fn broken_toml_names_the_line() {
+    refused("realm = \"turnway\n", &["t.toml:1: not valid TOML"]);
+    refused(
+        "realm = 5",
+        &["t.toml:1: realm: ", "5", "expected a string"],
+    );
+    refused("realm = \"a\"\nrealm = \"b\"", &["t.toml:2", "duplicate"]);
+    refused("limits = 5", &["t.toml:1: limits", "5"]);
+}
+
+#[test]
+fn no_listener_and_no_user_are_errors() {
+    let error = parse("").unwrap_err();
+    assert!(error.contains("there is no [[listen]]"), "{error}");
+    assert!(
+        error.contains("no users and no secret") && error.contains("open relay"),
+        "{error}"
+    );
+    let error = parse(&format!("{LISTEN}[auth]\nrest_secrets = []")).unwrap_err();
+    assert!(error.contains("no users and no secret"), "{error}");
+}
+
+#[test]
+fn the_realm_is_bounded() {
+    let long = format!("realm = \"{}\"", "r".repeat(65));
+    refused(
+        &long,
+        &["t.toml:1: realm", "65 bytes", "the most is 64", "3 times"],
+    );
+    assert_eq!(
+        good(&format!("realm = \"{}\"", "r".repeat(64))).realm.len(),
+        64
+    );
+    refused("realm = \"\"", &["realm", "is empty"]);
+    refused("realm = 'a\"b'", &["realm", "quotes"]);
+}
+
+#[test]
+fn listeners_are_checked() {
+    let listen =
+        |address: &str| format!("[[listen]]\ntransport = \"udp\"\naddress = \"{address}\"");
+    refused(
+        &listen("0.0.0.0:3478"),
+        &["t.toml:6: listen.address", "already covered by udp"],
+    );
+    refused(
+        &listen("10.0.0.1:3478"),
+        &["listen.address", "0.0.0.0:3478", "remove one"],
+    );
+    refused(
+        &listen("0.0.0.0:0"),
+        &["t.toml:3: listen.address", "port 0"],
+    );
+    refused(
+        &listen("10.0.0.1"),
+        &["t.toml:3", "has no port; write \"10.0.0.1:3478\""],
+    );
+    refused(&listen("::1"), &["has no port; write \"[::1]:3478\""]);
+    refused(&listen("localhost:3478"), &["names are not looked up"]);
+    refused(&listen("[::ffff:10.0.0.1]:3478"), &["IPv4 written as IPv6"]);
+    refused(&listen("224.0.0.1:3478"), &["multicast"]);
+    refused(
+        "[[listen]]\ntransport = \"udp\"",
+        &["t.toml:1: listen", "`address` is missing"],
+    );
+    refused(
+        "[[listen]]\naddress = \"0.0.0.0:1\"",
+        &["t.toml:1: listen", "`transport` is missing"],
+    );
+    refused(
+        "[[listen]]\ntransport = \"sctp\"",
+        &["t.toml:2", "\"sctp\" is not a transport"],
+    );
+    assert_eq!(good(&listen("[::]:3478")).listen.len(), 2);
+    assert_eq!(
+        good(&listen("0.0.0.0:3478").replace("udp", "tcp"))
+            .listen
+            .len(),
+        2
+    );
+    refused(
+        "[metrics]\nlisten = \"127.0.0.1:0\"",
+        &["t.toml:2: metrics.listen", "port 0"],
+    );
+    refused(
+        "[[listen]]\ntransport = \"tcp\"\naddress = \"0.0.0.0:9641\"\n\
+         [metrics]\nlisten = \"127.0.0.1:9641\"",
+        &[
+            "t.toml:5: metrics.listen",
+            "already covered by the TCP listener 0.0.0.0:9641",
+        ],
+    );
+}
+
+#[test]
+fn relay_addresses_are_checked() {
+    let relay = |addresses: &str| format!("[relay]\naddresses = [{addresses}]");
+    refused(
+        &relay("\"0.0.0.0\""),
+        &["t.toml:2: relay.addresses", "0.0.0.0", "peers shall see"],
+    );
+    refused(&relay("\"239.1.1.1\""), &["relay.addresses", "multicast"]);
+    refused(&relay("\"fe80::1\""), &["link-local"]);
+    refused(&relay("\"turn.example.org\""), &["is not an IP address"]);
+    refused(&relay("\"203.0.113.7:3478\""), &["without a port"]);
+    refused(&relay(""), &["is empty; remove the key"]);
+    refused(
+        &relay("{ local = \"10.0.0.5\", external = \"2001:db8::1\" }"),
+        &["t.toml:2: relay.addresses", "different families"],
+    );
+    refused(
+        &relay("{ local = \"10.0.0.5\" }"),
+        &["needs both `local` and `external`"],
+    );
+    refused(
+        &relay("{ local = \"10.0.0.5\", external = \"x\" }"),
+        &["relay.addresses.external"],
+    );
+    refused(
+        &relay("\"203.0.113.7\", \"203.0.113.7\""),
+        &["is there already"],
+    );
+    refused(
+        &relay("7"),
+        &["t.toml:2: relay.addresses", "expected an address in quotes"],
+    );
+}
+
+#[test]
+fn a_private_relay_address_is_a_warning_that_says_what_to_write() {
+    for address in ["10.0.0.5", "100.64.1.1", "fd00::5"] {
+        warned(
+            &format!("[relay]\naddresses = [\"{address}\"]"),
+            &[
+                "t.toml:2: relay.addresses",
+                &format!("{{ local = \"{address}\", external = "),
+            ],
+        );
+    }
+    warned(
+        "[relay]\naddresses = [\"127.0.0.1\"]",
+        &["cannot reach 127.0.0.1"],
+    );
+    assert_eq!(private_relay_warning("203.0.113.7".parse().unwrap()), None);
+}
+
+#[test]
+fn relay_ports_hold_pairs_and_no_listener() {
+    refused(
+        "[relay]\nports = \"5000-5000\"",
+        &["t.toml:2: relay.ports", "too small"],
+    );
+    refused(
+        "[relay]\nports = 5000",
+        &["t.toml:2: relay.ports", "write \"49152-65535\""],
+    );
+    let inside = "[relay]\nports = \"3000-4000\"";
+    refused(
+        inside,
+        &[
+            "t.toml:5: listen.address",
+            "among the relay ports 3000-4000",
+        ],
+    );
+    refused(
+        &format!("{inside}\naddresses = [\"203.0.113.7\"]"),
+        &["among the relay ports"],
+    );
+    good(&format!("{inside}\naddresses = [\"2001:db8::1\"]"));
+    warned("[relay]\nports = \"80-3000\"", &["below 1024"]);
+}
+
+#[test]
+fn peers_are_checked() {
+    let peers = |text: &str| format!("[peers]\n{text}");
+    refused(
+        &peers("allow = [\n  \"10.0.0.0/8\",\n  \"10.1.2.3/8\",\n]"),
+        &["t.toml:4: peers.allow", "\"10.1.2.3/8\"", "\"10.0.0.0/8\""],
+    );
+    refused(
+        &peers("deny = [\"10.0.0.0/40\"]"),
+        &["t.toml:2: peers.deny", "not an address range"],
+    );
+    refused(&peers("deny = \"10.0.0.0/8\""), &["t.toml:2: peers.deny"]);
+    refused(
+        &peers("allow = [\"10.0.0.0/8\"]\ndeny = [\"10.0.0.0/8\"]"),
+        &[
+            "t.toml:3: peers.deny",
+            "10.0.0.0/8 is in `allow` too",
+            "remove one",
+        ],
+    );
+    good(&peers("allow = [\"10.0.0.0/8\"]\ndeny = [\"10.0.0.5\"]"));
+    refused(
+        &peers("nat64 = [\"64:ff9b:1::/50\"]"),
+        &["t.toml:2: peers.nat64", "/96", "RFC 6052"],
+    );
+    refused(
+        &peers("nat64 = [\"10.0.0.0/8\"]"),
+        &["peers.nat64", "is IPv6"],
+    );
+    good(&peers("allow = [\"10.0.0.5\"]\ndeny = [\"10.0.0.0/8\"]"));
+    let warnings = with(&peers("allow = [\"0.0.0.0/0\"]"))
+        .unwrap()
+        .1
+        .join("\n");
+    assert!(
+        warnings.contains("169.254.169.254") && warnings.contains("127.0.0.1"),
+        "{warnings}"
+    );
+}
+
+#[test]
+fn limits_have_units_and_bounds() {
+    let limit = |text: &str| format!("[limits]\n{text}");
+    refused(
+        &limit("tcp_idle_timeout = 60"),
+        &["t.toml:2: limits.tcp_idle_timeout", "\"60s\""],
+    );
+    refused(
+        &limit("socket_buffer = 4096"),
+        &["limits.socket_buffer", "has no unit", "\"4 MiB\""],
+    );
+    refused(&limit("unauthenticated_per_source = 200"), &["\"200/s\""]);
+    refused(
+        &limit("max_lifetime = \"5m\""),
+        &["limits.max_lifetime", "5m is too little", "10m"],
+    );
+    refused(&limit("max_lifetime = \"25h\""), &["25h is too much", "1d"]);
+    refused(
+        &limit("channels_per_allocation = 5000"),
+        &["the most is 4096"],
+    );
+    refused(
+        &limit("permissions_per_allocation = -1"),
+        &["-1 is not a whole number"],
+    );
+    refused(
+        &limit("allocations = \"many\""),
+        &["many is not a whole number"],
+    );
+    refused(
+        &limit("tcp_send_queue = \"64 KiB\""),
+        &["the least is 128 KiB"],
+    );
+    refused("shards = 0", &["t.toml:1: shards", "the least is 1"]);
+    warned(
+        "[limits]\nallocations = 5000\n\
+         [relay]\naddresses = [\"203.0.113.7\"]\nports = \"5000-5999\"",
+        &["t.toml:2: limits.allocations", "1000 relay ports"],
+    );
+    let error = parse(&format!("{LISTEN}{AUTH}nonce_lifetime = \"1s\"")).unwrap_err();
+    assert!(
+        error.contains("t.toml:6: auth.nonce_lifetime: 1s is too little"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_effective_configuration_is_toml_without_secrets() {
+    let config = good("[[auth.user]]\nname = \"alice\"\npassword = \"wonderland\"");
+    let text = config.effective();
+    assert!(!text.contains("wonderland"), "{text}");
+    let table: toml::Table = text.parse().unwrap();
+    assert_eq!(
+        table["auth"]["user"][0]["password"].as_str(),
+        Some("[redacted]")
+    );
+    assert_eq!(table["listen"][0]["address"].as_str(), Some("0.0.0.0:3478"));
+    assert_eq!(table["limits"]["socket_buffer"].as_str(), Some("4 MiB"));
+    assert!(text.contains("# shards: one for each usable CPU"), "{text}");
+    assert!(!format!("{config:?}").contains("wonderland"));
+}
+
+#[test]
+fn every_key_is_a_setting_and_every_setting_a_key() {
+    let config = Config::development(Secret::new("0123456789abcdef".to_owned()));
+    let settings: Vec<&str> = settings(&config)
+        .iter()
+        .map(|setting| setting.key)
+        .collect();
+    for table in TABLES.iter().filter(|table| table.shape != Shape::Inline) {
+        for key in table.keys.iter().filter(|key| !key.name.ends_with("_file")) {
+            let name = [table.path, key.name].join(".");
+            let of_list = matches!(table.shape, Shape::Array | Shape::OptionalArray);
+            let name = if of_list {
+                table.path
+            } else {
+                name.trim_start_matches('.')
+            };
+            assert!(settings.contains(&name), "{name} is not shown");
+        }
+    }
+    for setting in settings {
+        reload_of(setting);
+    }
+    for table in TABLES {
+        let mut classes = table.keys.iter().map(|key| key.reload);
+        let first = classes.next().unwrap();
+        let is_list = matches!(
+            table.shape,
+            Shape::Array | Shape::OptionalArray | Shape::Inline
+        );
+        assert!(
+            !is_list || classes.all(|class| class == first),
+            "[{}] is reloaded as one",
+            table.path
+        );
+    }
+}
+
+#[test]
+fn a_reload_says_what_needs_a_restart() {
+    let old = good("");
+    let live = good(
+        "[peers]\nallow = [\"10.0.0.0/8\"]\n[limits]\nunauthenticated_per_source = \"10/s\"\n\
+         [log]\nlevel = \"warn\"\n[[auth.user]]\nname = \"a\"\npassword = \"b\"",
+    );
+    assert_eq!(restart_needed(&old, &live), Vec::<&str>::new());
+    let restart = good(
+        "realm = \"b\"\nshards = 3\n[relay]\nports = \"50000-60000\"\n[limits]\n\
+         socket_buffer = \"1 MiB\"\n[metrics]\nlisten = \"127.0.0.1:9641\"\n[[listen]]\n\
+         transport = \"tcp\"\naddress = \"0.0.0.0:3478\"",
+    );
+    assert_eq!(
+        restart_needed(&old, &restart),
+        [
+            "realm",
+            "shards",
+            "listen",
+            "relay.ports",
+            "limits.socket_buffer",
+            "metrics.listen"
+        ]
+    );
+    assert_eq!(reload_of("auth.rest_secrets"), Reload::Live);
+}
+
+#[test]
+fn a_reload_takes_over_what_is_live_and_nothing_else() {
+    // The two differ in every setting.
+    let old = Config::development(Secret::new("0123456789abcdef".to_owned()));
+    let (new, _) = parse(EVERY_KEY).unwrap();
+    let merged = settings(&reloaded(&old, new.clone()));
+    let pairs = settings(&old).into_iter().zip(settings(&new)).zip(merged);
+    for ((old, new), merged) in pairs {
+        assert_ne!(old.value, new.value, "{} is the same in both", old.key);
+        match reload_of(old.key) {
+            Reload::Live => assert_eq!(merged, new),
+            Reload::Restart => assert_eq!(merged, old),
+        }
+    }
+}
+
+#[test]
+fn development_stays_on_this_machine() {
+    let config = Config::development(Secret::new("0123456789abcdef".to_owned()));
+    assert!(
+        config
+            .listen
+            .iter()
+            .all(|listener| listener.address.ip().is_loopback())
+    );
+    assert!(
+        config
+            .relay
+            .addresses
+            .iter()
+            .all(|relay| relay.external.is_loopback())
+    );
+    assert!(
+        config
+            .peers
+            .allow
+            .iter()
+            .all(|net| net.addr().is_loopback())
+    );
+    assert!(config.metrics.listen.is_none());
+}
