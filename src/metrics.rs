@@ -1,0 +1,178 @@
+//! What the operator and their machines can ask over HTTP: metrics and health.
+//!
+//! - `GET /metrics`: every counter and gauge, in the OpenMetrics text format
+//! - `GET /livez`: 200 while every shard turns its loop, else 503 with which one does not
+//! - `GET /readyz`: 200 while new allocations are made, else 503 with why not
+//!
+//! `families.rs` defines every metric once, for the answer and for `docs/metrics.md`; `reading.rs`
+//! collects the figures when somebody asks. Shards publish; nobody waits for anybody.
+
+mod families;
+mod reading;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time;
+use turnway_relay::Shared;
+
+use crate::log::Drops;
+use crate::mailbox::Board;
+use crate::ports::Ports;
+
+pub use families::reference_markdown;
+
+/// A shard that has not turned its loop for so long is taken for dead.
+const STALE_NS: u64 = 10 * 1_000_000_000;
+
+/// How many requests are answered at a time; others wait in the listener's queue.
+const CONNECTIONS: usize = 64;
+
+/// How long a connection may take from the first byte of its request to the last of the answer.
+const CONNECTION_TIME: Duration = Duration::from_secs(10);
+
+/// How long a client may take to send the head of its request.
+const REQUEST_TIME: Duration = Duration::from_secs(5);
+
+/// How long accepting pauses when it fails, for want of descriptors above all.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Where the figures are.
+pub struct View {
+    /// One for each shard, in order.
+    pub boards: Vec<Arc<Board>>,
+    /// The relay ports.
+    pub ports: Arc<Ports>,
+    /// What the shards share.
+    pub shared: Arc<Shared>,
+    /// Log records left out.
+    pub log_drops: Drops,
+    /// Whether new allocations are made: false while starting and while draining.
+    pub ready: Arc<AtomicBool>,
+    /// When the process began.
+    pub started: SystemTime,
+    /// The clock of the heartbeats, in `mono_ns`.
+    pub mono_ns: fn() -> u64,
+}
+
+/// Answers until `stop`. Answers under way are finished within their time limit.
+pub async fn serve(listener: TcpListener, view: Arc<View>, stop: impl Future<Output = ()> + Send) {
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .with_state(view);
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    tokio::pin!(stop);
+    loop {
+        let slot = Arc::clone(&slots).acquire_owned();
+        let next = async { (slot.await, listener.accept().await) };
+        let (slot, accepted) = tokio::select! {
+            () = &mut stop => break,
+            next = next => next,
+        };
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            Ok((stream, _)) => {
+                let router = router.clone();
+                connections.spawn(async move {
+                    let _slot = slot;
+                    converse(stream, router).await;
+                });
+            }
+            Err(error) => {
+                tracing::warn!("the metrics listener cannot accept a connection: {error}");
+                time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.join_all().await;
+}
+
+/// Answers one request on a connection, within a time limit.
+async fn converse(stream: TcpStream, router: Router) {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // One request a connection: a connection kept open would hold a slot between scrapes.
+    builder
+        .http1()
+        .keep_alive(false)
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_TIME);
+    let service = TowerToHyperService::new(router);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    // Neither a client that went away nor a slow one is of interest to anybody.
+    let _ = time::timeout(CONNECTION_TIME, connection).await;
+}
+
+async fn metrics(State(view): State<Arc<View>>) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let text = families::exposition(&reading::Reading::take(&view));
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+async fn livez(State(view): State<Arc<View>>) -> Response {
+    answer(live(&view.boards, (view.mono_ns)()).map(|()| "live"))
+}
+
+async fn readyz(State(view): State<Arc<View>>) -> Response {
+    let live = live(&view.boards, (view.mono_ns)());
+    answer(live.and_then(|()| {
+        let ready = view.ready.load(Ordering::Relaxed);
+        ready
+            .then_some("ready")
+            .ok_or_else(|| "starting or draining: no new allocations are made".to_owned())
+    }))
+}
+
+/// Whether every shard has turned its loop within the 10 s before `now_ns` (`mono_ns`).
+///
+/// # Errors
+///
+/// Which shards have not, one line each.
+pub fn live(boards: &[Arc<Board>], now_ns: u64) -> Result<(), String> {
+    let mut silent = Vec::new();
+    for (shard, board) in boards.iter().enumerate() {
+        // A shard may have beaten after `now_ns` was read.
+        let silence_ns = now_ns.saturating_sub(board.heartbeat_ns());
+        if board.heartbeat_ns() == 0 {
+            silent.push(format!("shard {shard} has not begun"));
+        } else if silence_ns >= STALE_NS {
+            silent.push(format!(
+                "shard {shard} is silent for {} s",
+                silence_ns / 1_000_000_000
+            ));
+        }
+    }
+    if silent.is_empty() {
+        Ok(())
+    } else {
+        Err(silent.join("\n"))
+    }
+}
+
+fn answer(health: Result<&str, String>) -> Response {
+    let (status, text) = match health {
+        Ok(text) => (StatusCode::OK, text.to_owned()),
+        Err(text) => (StatusCode::SERVICE_UNAVAILABLE, text),
+    };
+    let headers: [(HeaderName, &str); 1] = [(header::CACHE_CONTROL, "no-store")];
+    (status, headers, text + "\n").into_response()
+}
+
+#[cfg(test)]
+mod tests;
