@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use zeroize::Zeroizing;
 
 use crate::config::{self, Config, Secret, Span};
-use crate::{credentials, init};
+use crate::{credentials, init, run};
 
 /// Exit code for wrong arguments and configurations, as clap has it.
 const WRONG_INPUT: u8 = 2;
@@ -109,8 +109,9 @@ fn serve(path: Option<&Path>) -> ExitCode {
         Some(path) => load(path),
         None => development(),
     };
-    match loaded {
-        Ok(_config) => fail("this build has no server in it", 1),
+    match loaded.map(|config| run::serve(config, path.map(Path::to_owned))) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => fail(error, WRONG_INPUT),
         Err(code) => code,
     }
 }

@@ -27,9 +27,8 @@ pub fn reloaded(old: &Config, new: Config) -> Config {
     let limits = Limits {
         permissions_per_allocation: new.limits.permissions_per_allocation,
         channels_per_allocation: new.limits.channels_per_allocation,
+        old_channel_numbers: new.limits.old_channel_numbers,
         max_lifetime: new.limits.max_lifetime,
-        unauthenticated_per_source: new.limits.unauthenticated_per_source,
-        unauthenticated_burst: new.limits.unauthenticated_burst,
         icmp_per_allocation: new.limits.icmp_per_allocation,
         drain_timeout: new.limits.drain_timeout,
         ..old.limits.clone()
@@ -214,6 +213,10 @@ fn limits(config: &Config) -> Vec<Setting> {
         set(
             "limits.channels_per_allocation",
             limits.channels_per_allocation.to_string(),
+        ),
+        set(
+            "limits.old_channel_numbers",
+            limits.old_channel_numbers.to_string(),
         ),
         set("limits.max_lifetime", quoted(&Span(limits.max_lifetime))),
         set(

@@ -156,6 +156,8 @@ pub struct Limits {
     pub permissions_per_allocation: u32,
     /// Channels of one allocation; 1 to 4096.
     pub channels_per_allocation: u32,
+    /// Whether clients of RFC 5766 may bind its channel numbers above 0x4FFF.
+    pub old_channel_numbers: bool,
     /// Upper bound of LIFETIME: 10 minutes to 24 hours.
     pub max_lifetime: Duration,
     /// Answers to unauthenticated requests per source address (IPv4) or /64 (IPv6).

@@ -274,13 +274,17 @@ keys! {
         Default permissions_per_allocation: Count = "256", Live;
         /// Channels that one allocation may have bound; at most 4096.
         Default channels_per_allocation: Count = "256", Live;
+        /// Whether clients of RFC 5766 may bind its channel numbers 0x5000 to 0x7FFF, which RFC 8656
+        /// took away. Some choose among all of them at random, coturn's turnutils_uclient before
+        /// 4.16 for one. A client that knows RFC 8489's PASSWORD-ALGORITHM is never allowed them.
+        Default old_channel_numbers: bool = "true", Live;
         /// The longest LIFETIME granted, from 10m to 24h. (Clients that ask for none get 10m.)
         Default max_lifetime: Span = "\"1h\"", Live;
         /// Answers to unauthenticated requests, for each source: an IPv4 address or an IPv6 /64.
         /// Enough for an office behind one NAT; what is over it is dropped.
-        Default unauthenticated_per_source: Rate = "\"200/s\"", Live;
+        Default unauthenticated_per_source: Rate = "\"200/s\"", Restart;
         /// How many such answers a source that was quiet may have at once.
-        Default unauthenticated_burst: Count = "2000", Live;
+        Default unauthenticated_burst: Count = "2000", Restart;
         /// ICMP errors passed on to the client of one allocation.
         Default icmp_per_allocation: Rate = "\"10/s\"", Live;
         /// Kernel buffer asked for on each listener socket, each way. The kernel's bounds are

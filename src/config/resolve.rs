@@ -77,6 +77,7 @@ pub(super) fn unchecked_limits(raw: &RawLimits) -> Limits {
         allocations: derived_if_zero(&raw.allocations),
         permissions_per_allocation: raw.permissions_per_allocation.get_ref().0,
         channels_per_allocation: raw.channels_per_allocation.get_ref().0,
+        old_channel_numbers: *raw.old_channel_numbers.get_ref(),
         max_lifetime: raw.max_lifetime.get_ref().0,
         unauthenticated_per_source: *raw.unauthenticated_per_source.get_ref(),
         unauthenticated_burst: raw.unauthenticated_burst.get_ref().0,

@@ -187,7 +187,6 @@ impl Server {
         let allocation = Allocation::new(NewAllocation {
             client,
             identity: pending.identity,
-            auth_epoch: self.auth_epoch,
             session,
             now,
             answer,

@@ -1,6 +1,8 @@
 //! ChannelBind (RFC 8656 section 12.2).
 
-use turnway_wire::{CHANNEL_MAX, CHANNEL_MIN, ChannelNumber, XorPeerAddress};
+use turnway_wire::{
+    AttributeType, CHANNEL_MAX, CHANNEL_MIN, ChannelNumber, OLD_CHANNEL_MAX, XorPeerAddress,
+};
 
 use crate::address::{AllocationId, Now, PeerAddr};
 use crate::limits::CHANNEL_LIFETIME_S;
@@ -18,7 +20,7 @@ impl Server {
         out: &mut [u8],
     ) {
         let bound = self
-            .wanted_channel(call, id, now)
+            .wanted_channel(call, id)
             .and_then(|(number, peer)| self.bind_channel(id, number, peer, now));
         match bound {
             Err(outcome) => self.error(&call.answer, outcome, out),
@@ -33,7 +35,6 @@ impl Server {
         &self,
         call: &Call<'_>,
         id: AllocationId,
-        now: Now,
     ) -> Result<(u16, PeerAddr), Outcome> {
         let bad = |_| Outcome::BadRequest;
         //= rfc8656#section-12.2
@@ -45,19 +46,18 @@ impl Server {
         };
         //= rfc8656#section-12.2
         //# The channel number is in the range 0x4000 through 0x4FFF (inclusive);
-        if !(CHANNEL_MIN..=CHANNEL_MAX).contains(&number) {
+        if !(CHANNEL_MIN..=self.channel_max(call)).contains(&number) {
             return Err(Outcome::BadRequest);
         }
         let peer = self.config.policy.to_local(PeerAddr::new(peer));
         let allocation = self.table.get(id).ok_or(Outcome::AllocationMismatch)?;
-        let live = |channel: &&Channel| channel.expires_ns > now.mono_ns;
         //= rfc8656#section-12.2
         //# The channel number is not currently bound to a different transport address (same transport
         //# address is OK);
-        let by_number = allocation.channel(number).filter(live);
+        let by_number = allocation.channel(number);
         //= rfc8656#section-12.2
         //# The transport address is not currently bound to a different channel number.
-        let by_peer = allocation.channel_of(peer).filter(live);
+        let by_peer = allocation.channel_of(peer);
         if by_number.is_some_and(|channel| channel.peer != peer)
             || by_peer.is_some_and(|channel| channel.number != number)
         {
@@ -70,6 +70,17 @@ impl Server {
         Ok((number, peer))
     }
 
+    /// The highest number a client may bind. A client that authenticates as RFC 5389 says, and so
+    /// is no client of RFC 8656, may be allowed RFC 5766's whole range: some choose at random in it.
+    fn channel_max(&self, call: &Call<'_>) -> u16 {
+        let old_client = !call.msg.has(AttributeType::PASSWORD_ALGORITHM);
+        if self.config.limits.old_channel_numbers && old_client {
+            OLD_CHANNEL_MAX
+        } else {
+            CHANNEL_MAX
+        }
+    }
+
     /// Creates or refreshes a binding and the permission that goes with it.
     fn bind_channel(
         &mut self,
@@ -78,8 +89,6 @@ impl Server {
         peer: PeerAddr,
         now: Now,
     ) -> Result<(), Outcome> {
-        // What ran out but was not swept yet must not stand in the way.
-        self.drop_expired_channels(id, now);
         let limit = self.config.limits.channels_per_allocation;
         let allocation = self.table.get(id).ok_or(Outcome::AllocationMismatch)?;
         if allocation.channel(number).is_none() && allocation.channels.len() >= limit {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use turnway_wire::Family;
 
-use crate::address::{AllocationId, NANOS_PER_SECOND, Now, RelayId, family_of};
+use crate::address::{AllocationId, FiveTuple, NANOS_PER_SECOND, Now, RelayId, family_of};
 use crate::effect::{ChannelPath, Effect, Ended, Record};
 use crate::outcome::EndReason;
 use crate::policy::Verdict;
@@ -30,9 +30,20 @@ impl Server {
                 self.end_family(id, family, EndReason::Expired, now);
             }
         }
-        self.drop_expired_channels(id, now);
+        self.drop_channels(id, |channel| channel.expires_ns <= now.mono_ns);
         self.drop_permissions(id, |permission| permission.expires_ns <= now.mono_ns);
         self.channels_changed(id);
+    }
+
+    /// The allocation of a five-tuple as it is at this moment. What ran out since the last
+    /// [`Server::expire`] is ended first: no request finds it, and none revives it.
+    pub(crate) fn find_live(&mut self, tuple: &FiveTuple, now: Now) -> Option<AllocationId> {
+        let id = self.table.find(tuple)?;
+        let deadline_ns = self.timers.get(id.slot);
+        if deadline_ns.is_some_and(|deadline_ns| deadline_ns <= now.mono_ns) {
+            self.sweep(id.slot, now);
+        }
+        self.table.find(tuple)
     }
 
     /// Ends one family of an allocation, and the allocation itself when that was the last.
@@ -112,7 +123,6 @@ impl Server {
     /// the new peer policy forbids ends at once.
     pub(crate) fn configure(&mut self, config: Arc<Config>) {
         self.config = config;
-        self.auth_epoch = self.auth_epoch.wrapping_add(1);
         for slot in 0..self.table.slots() {
             if let Some(id) = self.table.occupant(slot) {
                 self.judge_again(id);
@@ -135,6 +145,7 @@ impl Server {
         let Some(allocation) = self.table.get_mut(id) else {
             return;
         };
+        allocation.identity.outdate();
         for permission in &mut allocation.permissions {
             permission.own = is_own(config.policy.check_ip(permission.ip));
         }
@@ -164,11 +175,6 @@ impl Server {
             }));
         });
         self.timers.set(id.slot, allocation.deadline_ns());
-    }
-
-    /// Removes channels that ran out before the timer got to them.
-    pub(crate) fn drop_expired_channels(&mut self, id: AllocationId, now: Now) {
-        self.drop_channels(id, |channel| channel.expires_ns <= now.mono_ns);
     }
 
     fn drop_channels(&mut self, id: AllocationId, doomed: impl Fn(&Channel) -> bool) {

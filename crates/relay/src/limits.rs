@@ -10,6 +10,9 @@ pub struct Limits {
     pub permissions_per_allocation: usize,
     /// Channels one allocation may hold, at most 4096 (RFC 8656 has no more numbers). Over it: 508.
     pub channels_per_allocation: usize,
+    /// Whether clients of RFC 5766 may bind its channel numbers above 0x4FFF (up to 0x7FFF). RFC
+    /// 8656 took these away; clients from before it draw from them at random.
+    pub old_channel_numbers: bool,
     /// The longest lifetime granted, in seconds; at least [`DEFAULT_LIFETIME_S`].
     pub max_lifetime_s: u32,
     /// ICMP errors relayed to one client per second: a peer can provoke them at will.
@@ -21,6 +24,7 @@ impl Default for Limits {
         Self {
             permissions_per_allocation: 256,
             channels_per_allocation: 256,
+            old_channel_numbers: true,
             max_lifetime_s: 3600,
             icmp_per_second: 10,
         }
@@ -53,3 +57,7 @@ pub(crate) const AUTH_RECORDS_PER_SECOND: u32 = 5;
 /// The most bytes an unauthenticated answer may have in proportion to its request, both counted
 /// with IP and UDP headers, so that a forged source address gains an attacker little.
 pub(crate) const AMPLIFICATION_MAX: usize = 3;
+
+/// The most bytes with which the shortest Allocate over IPv4 may be answered: it has a header and
+/// REQUESTED-TRANSPORT, 28 bytes, and so have the IP and UDP headers.
+pub(crate) const SHORTEST_ALLOCATE_ANSWER_MAX: usize = AMPLIFICATION_MAX * (28 + 28) - 28;

@@ -25,13 +25,18 @@ impl Server {
         now: Now,
         out: &mut [u8],
     ) {
+        //= rfc8656#section-10.2
+        //# If no such attribute exists, or if any of these attributes are invalid, then a 400 (Bad
+        //# Request) error is returned.
+        if call.msg.all::<XorPeerAddress>().any(|peer| peer.is_err()) {
+            return self.error(&call.answer, Outcome::BadRequest, out);
+        }
         let mut ips = [IpAddr::V4(core::net::Ipv4Addr::UNSPECIFIED); PEERS_PER_REQUEST];
         let mut count = 0;
-        for peer in call.msg.all::<XorPeerAddress>() {
-            let outcome = match peer {
-                Err(_) => Err(Outcome::BadRequest),
-                Ok(_) if count == PEERS_PER_REQUEST => Err(Outcome::InsufficientCapacity),
-                Ok(XorPeerAddress(peer)) => self.judge(id, PeerAddr::new(peer)),
+        for XorPeerAddress(peer) in call.msg.all().flatten() {
+            let outcome = match count {
+                PEERS_PER_REQUEST => Err(Outcome::InsufficientCapacity),
+                _ => self.judge(id, PeerAddr::new(peer)),
             };
             match outcome {
                 Err(outcome) => return self.error(&call.answer, outcome, out),
@@ -55,27 +60,26 @@ impl Server {
         }
     }
 
-    /// Whether an allocation may reach a peer at all: policy, then family. Gives the address to
+    /// Whether an allocation may reach a peer at all: family, then policy. Gives the address to
     /// use, which is the local one where the client named one of our external addresses.
     pub(crate) fn judge(&self, id: AllocationId, peer: PeerAddr) -> Result<PeerAddr, Outcome> {
         let peer = self.config.policy.to_local(peer);
+        let allocation = self.table.get(id).ok_or(Outcome::AllocationMismatch)?;
+        //= rfc8656#section-10.2
+        //# If an XOR-PEER-ADDRESS attribute contains an address of an address family that is not the
+        //# same as that of a relayed transport address for the allocation, the server MUST generate
+        //# an error response with the 443 (Peer Address Family Mismatch) response code.
+        if allocation.relay(peer.family()).is_none() {
+            return Err(Outcome::FamilyMismatch);
+        }
         match self.config.policy.check_ip(peer.ip()) {
             //= rfc8656#section-10.2
             //# The server MAY impose restrictions on the IP address allowed in the XOR-PEER-ADDRESS
             //# attribute; if a value is not allowed, the server rejects the request with a 403
             //# (Forbidden) error.
-            Verdict::Denied => return Err(Outcome::Forbidden),
-            Verdict::Open | Verdict::OwnPorts => {}
+            Verdict::Denied => Err(Outcome::Forbidden),
+            Verdict::Open | Verdict::OwnPorts => Ok(peer),
         }
-        //= rfc8656#section-10.2
-        //# If an XOR-PEER-ADDRESS attribute contains an address of an address family that is not the
-        //# same as that of a relayed transport address for the allocation, the server MUST generate
-        //# an error response with the 443 (Peer Address Family Mismatch) response code.
-        let relay = self
-            .table
-            .get(id)
-            .and_then(|allocation| allocation.relay(peer.family()));
-        relay.map(|_| peer).ok_or(Outcome::FamilyMismatch)
     }
 
     /// Installs or refreshes permissions: all of them, or none if they do not fit.

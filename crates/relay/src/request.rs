@@ -101,10 +101,9 @@ impl Server {
 
     fn authenticate(&mut self, msg: Message<'_>, answer: Answer, now: Now, out: &mut [u8]) {
         let tuple = answer.client.tuple;
-        let id = self.table.find(&tuple);
+        let id = self.find_live(&tuple, now);
         let known = id
             .and_then(|id| self.table.get(id))
-            .filter(|allocation| allocation.auth_epoch == self.auth_epoch)
             .map(|allocation| &allocation.identity);
         // Whoever may no longer use the relay may still say that he is gone.
         let leaving =
@@ -168,7 +167,6 @@ impl Server {
                 return self.error(&call.answer, outcome, out);
             }
             allocation.identity = fresh;
-            allocation.auth_epoch = self.auth_epoch;
         }
         match call.answer.request {
             Request::Allocate => self.allocate_again(call, id, out),

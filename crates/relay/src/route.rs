@@ -32,7 +32,7 @@ impl Server {
             return self.drop_client(Reason::NotTurn);
         };
         let routed = match classify(first) {
-            Kind::Channel => self.route_channel_data(from, data, ip, now),
+            Kind::Channel | Kind::OldChannel => self.route_channel_data(from, data, ip, now),
             Kind::Stun if is_send(data) => self.route_send(from, data, ip, now),
             Kind::Stun => return Route::Request,
             Kind::Zrtp | Kind::Dtls | Kind::Rtp | Kind::Other => Err(Reason::NotTurn),
@@ -166,7 +166,7 @@ impl Server {
             // The payload is a slice of `data`: where it lies is what the shell must skip.
             skip: (payload.as_ptr() as usize - data.as_ptr() as usize) as u16,
             len: payload.len() as u16,
-            dont_fragment: dont_fragment.is_some(),
+            dont_fragment: dont_fragment.is_some() && !is_translation(from, peer),
             ip,
         })
     }
@@ -238,7 +238,9 @@ impl Server {
             to: client,
             prefix,
             pad: pad as u8,
-            ip,
+            //= rfc8656#section-16
+            //# Preferred Behavior: Ignore the incoming DSCP value.
+            ip: if stream { None } else { ip },
         })
     }
 }
@@ -249,9 +251,22 @@ fn is_send(data: &[u8]) -> bool {
     data.get(..2) == Some(&(Method::SEND.0 | INDICATION).to_be_bytes())
 }
 
+/// Whether a datagram from a client to a peer is translated as section 13 says. The section is
+/// about UDP on both sides; a stream has no packets to translate.
+//= rfc8656#section-13.1
+//# For both preferred and alternate behavior, the DONT-FRAGMENT attribute MUST be ignored by the
+//# server.
+fn is_translation(from: &Client, peer: PeerAddr) -> bool {
+    let v4_to_v4 = from.tuple.client.is_ipv4() && peer.family() == Family::V4;
+    !from.tuple.transport.is_stream() && !v4_to_v4
+}
+
 /// The header fields of the relayed datagram: one hop less, DSCP and ECN as they came.
+//= rfc8656#section-13.2
+//# Preferred behavior: The TURN server acts as a regular router with respect to decrementing the Hop
+//# Limit and generating an ICMPv6 error if it reaches zero.
 //= rfc8656#section-14
-//# Time to Live (TTL) field
+//# Preferred Behavior: Set the outgoing value to the incoming value.
 fn outgoing(ip: Option<IpFields>) -> Result<Option<IpFields>, Reason> {
     match ip {
         None => Ok(None),

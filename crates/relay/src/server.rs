@@ -56,8 +56,6 @@ pub struct Server {
     pub(crate) stats: Stats,
     pub(crate) pending: Option<Box<Pending>>,
     pub(crate) draining: bool,
-    /// Counts configurations, so that cached keys are checked again after each.
-    pub(crate) auth_epoch: u32,
     pub(crate) auth_records: Window,
     pub(crate) auth_suppressed: u64,
     next_session: u64,
@@ -86,7 +84,6 @@ impl Server {
             stats: Stats::default(),
             pending: None,
             draining: false,
-            auth_epoch: 0,
             auth_records: Window::default(),
             auth_suppressed: 0,
             next_session: seed.first_session,

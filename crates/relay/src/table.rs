@@ -39,8 +39,6 @@ pub(crate) struct Allocation {
     pub(crate) v6: Option<Relay>,
     pub(crate) traffic: Traffic,
     pub(crate) identity: Identity,
-    /// Which configuration `identity` was verified under.
-    pub(crate) auth_epoch: u32,
     pub(crate) session: u64,
     pub(crate) created_ns: u64,
     /// What the Allocate was answered with, for its retransmissions.
@@ -227,7 +225,6 @@ fn rehash(slots: &[Slot], hasher: &FixedState, slot: u32) -> u64 {
 pub(crate) struct NewAllocation {
     pub(crate) client: Client,
     pub(crate) identity: Identity,
-    pub(crate) auth_epoch: u32,
     pub(crate) session: u64,
     pub(crate) now: Now,
     pub(crate) answer: AllocateAnswer,
@@ -246,7 +243,6 @@ impl Allocation {
             v6: new.answer.v6.map(relay),
             traffic: Traffic::default(),
             identity: new.identity,
-            auth_epoch: new.auth_epoch,
             session: new.session,
             created_ns: new.now.mono_ns,
             answer: new.answer,

@@ -25,6 +25,14 @@ impl Timers {
         self.heap.first().copied()
     }
 
+    /// The deadline of `slot`, if it has one. O(1).
+    pub(crate) fn get(&self, slot: u32) -> Option<u64> {
+        let at = *self.position.get(slot as usize)?;
+        self.heap
+            .get(at as usize)
+            .map(|&(deadline_ns, _)| deadline_ns)
+    }
+
     /// Gives `slot` the deadline `deadline_ns`, in place of the one it may have. O(log n).
     pub(crate) fn set(&mut self, slot: u32, deadline_ns: u64) {
         let index = slot as usize;
@@ -159,6 +167,7 @@ mod tests {
                 let first = model.iter().map(|(&slot, &deadline)| (deadline, slot)).min();
                 prop_assert_eq!(timers.peek(), first);
                 prop_assert_eq!(timers.heap.len(), model.len());
+                prop_assert_eq!(timers.get(slot), model.get(&slot).copied());
             }
             let mut left: Vec<_> = model.iter().map(|(&slot, &at)| (at, slot)).collect();
             left.sort_unstable();

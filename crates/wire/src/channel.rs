@@ -6,13 +6,16 @@ use crate::message::{HEADER_LEN, Kind, MAGIC_COOKIE, classify};
 pub const CHANNEL_MIN: u16 = 0x4000;
 /// The highest channel number (RFC 8656 section 12).
 pub const CHANNEL_MAX: u16 = 0x4FFF;
+/// The highest channel number of older clients (RFC 5766 section 11).
+pub const OLD_CHANNEL_MAX: u16 = 0x7FFF;
 /// Bytes of a ChannelData header: number and length (RFC 8656 section 12.4).
 pub const CHANNEL_HEADER_LEN: usize = 4;
 
 /// A ChannelData message as received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelData<'a> {
-    /// The channel, [`CHANNEL_MIN`] to [`CHANNEL_MAX`].
+    /// The channel, [`CHANNEL_MIN`] to [`OLD_CHANNEL_MAX`]. Whether a number above
+    /// [`CHANNEL_MAX`] can be bound is up to the rules.
     pub number: u16,
     /// The application data; may be empty.
     pub data: &'a [u8],
@@ -26,10 +29,7 @@ impl ChannelData<'_> {
     pub fn parse(datagram: &[u8]) -> Option<ChannelData<'_>> {
         let (header, rest) = datagram.split_first_chunk::<CHANNEL_HEADER_LEN>()?;
         let number = u16::from_be_bytes([header[0], header[1]]);
-        //= rfc8656#section-12.6
-        //# If the message uses a value in the reserved range (0x5000
-        //# through 0xFFFF), then the message is silently discarded.
-        if !(CHANNEL_MIN..=CHANNEL_MAX).contains(&number) {
+        if !(CHANNEL_MIN..=OLD_CHANNEL_MAX).contains(&number) {
             return None;
         }
         //= rfc8656#section-12.6
@@ -91,7 +91,7 @@ pub fn frame(stream: &[u8]) -> Frame {
     };
     match classify(first) {
         Kind::Stun => stun_frame(stream),
-        Kind::Channel => channel_frame(stream),
+        Kind::Channel | Kind::OldChannel => channel_frame(stream),
         Kind::Zrtp | Kind::Dtls | Kind::Rtp | Kind::Other => Frame::Invalid,
     }
 }

@@ -62,7 +62,8 @@ pub use attribute::variable::{
 pub use attribute::{Attribute, AttributeType, Encode};
 pub use builder::Builder;
 pub use channel::{
-    CHANNEL_HEADER_LEN, CHANNEL_MAX, CHANNEL_MIN, ChannelData, Frame, channel_header, frame,
+    CHANNEL_HEADER_LEN, CHANNEL_MAX, CHANNEL_MIN, ChannelData, Frame, OLD_CHANNEL_MAX,
+    channel_header, frame,
     padding,
 };
 pub use error::{BufferFull, Malformed, ParseError};

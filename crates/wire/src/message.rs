@@ -31,13 +31,15 @@ pub enum Kind {
     Dtls,
     /// 64 to 79: TURN ChannelData.
     Channel,
+    /// 80 to 127: ChannelData on a number of RFC 5766 that RFC 8656 no longer has.
+    OldChannel,
     /// 128 to 191: RTP or RTCP.
     Rtp,
     /// Anything else.
     Other,
 }
 
-/// Demultiplexes by first byte (RFC 7983 section 7).
+/// Demultiplexes by first byte (RFC 7983 section 7, and RFC 5766 section 11 for older clients).
 #[inline]
 #[must_use]
 pub const fn classify(first_byte: u8) -> Kind {
@@ -46,6 +48,7 @@ pub const fn classify(first_byte: u8) -> Kind {
         16..=19 => Kind::Zrtp,
         20..=63 => Kind::Dtls,
         64..=79 => Kind::Channel,
+        80..=127 => Kind::OldChannel,
         128..=191 => Kind::Rtp,
         _ => Kind::Other,
     }

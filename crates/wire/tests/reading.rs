@@ -23,7 +23,7 @@ fn first_byte_tells_the_protocols_apart() {
         (16..=19, Kind::Zrtp),
         (20..=63, Kind::Dtls),
         (64..=79, Kind::Channel),
-        (80..=127, Kind::Other),
+        (80..=127, Kind::OldChannel),
         (128..=191, Kind::Rtp),
         (192..=255, Kind::Other),
     ];

@@ -26,12 +26,13 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use turnway_wire::{
-    Attribute, AttributeType, BufferFull, Builder, IntegrityAlgorithm, IntegrityKey, LongTermKey,
-    Message, Nonce, PasswordAlgorithm, PasswordAlgorithmAttribute, PasswordAlgorithms, Realm,
-    UserHash, Username,
+    Attribute, AttributeType, BufferFull, Builder, HEADER_LEN, IntegrityAlgorithm, IntegrityKey,
+    LongTermKey, Message, Nonce, PasswordAlgorithm, PasswordAlgorithmAttribute, PasswordAlgorithms,
+    Realm, UserHash, Username,
 };
 use zeroize::Zeroizing;
 
+use crate::limits::SHORTEST_ALLOCATE_ANSWER_MAX;
 use crate::outcome::AuthFailure;
 
 pub use config::{AuthConfig, AuthConfigError, NONCE_SECRET_MIN, StaticUser, UserCredential};
@@ -41,6 +42,9 @@ pub use rest::rest_password;
 use nonce::{Features, Nonces};
 use rest::Rest;
 use users::Users;
+
+/// The value of ERROR-CODE without a reason phrase.
+const ERROR_CODE_LEN: usize = 4;
 
 /// The characters of a realm: RFC 8489 section 14.9, "fewer than 128 characters".
 const REALM_MAX: usize = 127;
@@ -68,6 +72,8 @@ pub struct Identity {
     expires_unix: Option<u64>,
     password: PasswordAlgorithm,
     key: IntegrityKey,
+    /// Whether `key` still stands for the user, or must be looked up again.
+    current: bool,
 }
 
 /// Why a request is not processed, and how it is answered.
@@ -102,7 +108,7 @@ impl Auth {
         if users.is_empty() && rest.is_empty() {
             return Err(AuthConfigError::NobodyConfigured);
         }
-        let offered = offered(&users);
+        let offered = offered(&users, &realm);
         let offered_value = value_of(&offered);
         let features = Features {
             password_algorithms: !offered.is_empty(),
@@ -307,6 +313,7 @@ impl Auth {
                 expires_unix: None,
                 password,
                 key,
+                current: true,
             });
         }
         let Some(timed) = self.rest.read(name) else {
@@ -328,6 +335,7 @@ impl Auth {
             expires_unix,
             password,
             key,
+            current: true,
         })
     }
 
@@ -389,6 +397,12 @@ impl Identity {
         self.expires_unix
     }
 
+    /// Says that users may have changed: at its next request the user is looked up again. That he
+    /// held an allocation before is not forgotten.
+    pub fn outdate(&mut self) {
+        self.current = false;
+    }
+
     /// Whether both have the same user name (RFC 8656 section 5: else 441).
     pub fn same_user(&self, other: &Self) -> bool {
         self.user == other.user
@@ -397,7 +411,8 @@ impl Identity {
     /// Whether the cached key is the one that such a request is checked with and answered with.
     fn was_verified_by(&self, scheme: Scheme, msg: &Message<'_>) -> bool {
         let cached = self.key.algorithm();
-        self.password == scheme.password
+        self.current
+            && self.password == scheme.password
             && cached == scheme.response
             && msg.integrity() == Some(cached)
     }
@@ -531,15 +546,24 @@ fn prepare_realm(realm: &str) -> Result<Box<[u8]>, AuthConfigError> {
 }
 
 /// The challenge goes out before the user is known, so only what every user can be served with is
-/// offered. Without SHA-256 there is nothing to choose, and nothing is offered.
-fn offered(users: &Users) -> Vec<PasswordAlgorithm> {
+/// offered. Without SHA-256 there is nothing to choose, and nothing is offered; nor where a long
+/// realm leaves no room, for a challenge that is not sent keeps everybody out.
+fn offered(users: &Users, realm: &[u8]) -> Vec<PasswordAlgorithm> {
     if !users.all_serve(PasswordAlgorithm::Sha256) {
         return Vec::new();
     }
-    [PasswordAlgorithm::Sha256, PasswordAlgorithm::Md5]
+    let offered: Vec<_> = [PasswordAlgorithm::Sha256, PasswordAlgorithm::Md5]
         .into_iter()
         .filter(|algorithm| users.all_serve(*algorithm))
-        .collect()
+        .collect();
+    let attribute = |len: usize| 4 + len.next_multiple_of(4);
+    let challenge = HEADER_LEN
+        + attribute(ERROR_CODE_LEN)
+        + attribute(realm.len())
+        + attribute(nonce::NONCE_LEN)
+        + attribute(4 * offered.len());
+    let fits = challenge <= SHORTEST_ALLOCATE_ANSWER_MAX;
+    if fits { offered } else { Vec::new() }
 }
 
 /// PASSWORD-ALGORITHMS as it goes over the wire: our algorithms have no parameters.

@@ -1,0 +1,30 @@
+//! The Turnway daemon and its command line.
+//!
+//! How it is asked:
+//!
+//! - [`cli`]: arguments, and what each subcommand does
+//! - [`config`]: the configuration file
+//! - [`credentials`]: time-limited credentials and `iceServers`
+//! - [`init`]: a new configuration file with fresh secrets
+//!
+//! How it runs; the rules themselves are the crate `turnway-relay`:
+//!
+//! - [`run`]: start-up, signals and shutdown, in order
+//! - [`shard`]: one thread's life; [`io`]: its sockets
+//! - [`ports`]: relay ports with their sockets, which all shards draw from
+//! - [`mailbox`]: all that may be asked of a shard, and all that it shows
+//! - [`log`], [`metrics`]: what the operator sees
+
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod config;
+pub mod credentials;
+pub mod init;
+pub mod io;
+pub mod log;
+pub mod mailbox;
+pub mod metrics;
+pub mod ports;
+pub mod run;
+pub mod shard;

@@ -1,0 +1,192 @@
+//! The control plane: signals, reload, drain, metrics, watchdog. One thread, and never in the
+//! way of a datagram.
+
+use std::future::Future;
+use std::io;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use turnway_relay::Shared;
+
+use super::{ServeError, rules};
+use crate::config::{self, Config};
+use crate::log::Level;
+use crate::mailbox::{Command, Mailbox};
+use crate::metrics::{self, View};
+use crate::ports::Ports;
+use crate::shard::clock;
+
+/// How often reservations are looked after, and the watchdog is told that all is well.
+const TICK: Duration = Duration::from_millis(500);
+
+/// How often a drain looks whether the last allocation is gone.
+const DRAIN_TICK: Duration = Duration::from_millis(50);
+
+/// All that the control plane has a hand on.
+pub(super) struct Control {
+    pub(super) config: Config,
+    pub(super) path: Option<PathBuf>,
+    pub(super) context: rules::Context,
+    pub(super) level: Level,
+    pub(super) mailboxes: Vec<Mailbox>,
+    pub(super) view: Arc<View>,
+    pub(super) metrics: Option<TcpListener>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) ports: Arc<Ports>,
+}
+
+/// Runs until the daemon is to end; the shards have been told to stop then.
+pub(super) fn run(control: Control) -> Result<(), ServeError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime =
+        runtime.map_err(|error| ServeError(format!("cannot start the control plane: {error}")))?;
+    let result = runtime.block_on(control.serve());
+    result.map_err(|error| ServeError(format!("the control plane failed: {error}")))
+}
+
+/// The signals a daemon lives by.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Control {
+    async fn serve(mut self) -> io::Result<()> {
+        let mut signals = Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        };
+        let (stopping, stopped) = watch::channel(false);
+        let metrics = self.metrics.take().map(|listener| self.serve_metrics(listener, stopped));
+        let metrics = metrics.transpose()?.map(tokio::spawn);
+
+        self.view.ready.store(true, Ordering::Relaxed);
+        self.say_started();
+        notify(&[NotifyState::Ready]);
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => self.on_tick(),
+                _ = signals.hang_up.recv() => self.reload(),
+                _ = signals.interrupt.recv() => break,
+                _ = signals.terminate.recv() => {
+                    self.drain(&mut signals).await;
+                    break;
+                }
+            }
+        }
+        tracing::info!("stopping");
+        notify(&[NotifyState::Stopping]);
+        for mailbox in &self.mailboxes {
+            mailbox.send(Command::Stop);
+        }
+        let _ = stopping.send(true);
+        drop(metrics); // a scrape under way does not hold up the end
+        Ok(())
+    }
+
+    fn serve_metrics(
+        &self,
+        listener: TcpListener,
+        mut stopped: watch::Receiver<bool>,
+    ) -> io::Result<impl Future<Output = ()> + Send + 'static> {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let view = Arc::clone(&self.view);
+        let stop = async move {
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+        };
+        Ok(metrics::serve(listener, view, stop))
+    }
+
+    fn say_started(&self) {
+        for listen in &self.config.listen {
+            tracing::info!(transport = %listen.transport, address = %listen.address, "listening");
+        }
+        if let Some(address) = self.config.metrics.listen {
+            tracing::info!(%address, "serving /metrics, /livez and /readyz");
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        tracing::info!(version, realm = self.config.realm, "ready");
+    }
+
+    fn on_tick(&self) {
+        self.ports.expire(clock().mono_ns);
+        if metrics::live(&self.view.boards, clock().mono_ns).is_ok() {
+            notify(&[NotifyState::Watchdog]);
+        }
+    }
+
+    /// Reads the configuration again and hands it to the shards, or keeps the old one.
+    fn reload(&mut self) {
+        let Some(path) = &self.path else {
+            tracing::warn!("SIGHUP: there is no configuration file to read again");
+            return;
+        };
+        notify(&[NotifyState::Reloading]);
+        match Config::load(path) {
+            Ok((config, warnings)) => {
+                for warning in warnings {
+                    tracing::warn!("{warning}");
+                }
+                self.adopt(config);
+            }
+            Err(error) => tracing::error!("not reloaded, the old configuration stays: {error}"),
+        }
+        notify(&[NotifyState::Ready]);
+    }
+
+    fn adopt(&mut self, config: Config) {
+        for key in config::restart_needed(&self.config, &config) {
+            tracing::warn!(key, "changed, but only a restart applies it");
+        }
+        let merged = config::reloaded(&self.config, config);
+        match rules::build(&merged, &self.context) {
+            Err(error) => tracing::error!("not reloaded, the old configuration stays: {error}"),
+            Ok(rules) => {
+                let rules = Arc::new(rules);
+                for mailbox in &self.mailboxes {
+                    mailbox.send(Command::Configure(Arc::clone(&rules)));
+                }
+                self.level.set(merged.log.level);
+                self.config = merged;
+                tracing::info!("reloaded");
+            }
+        }
+    }
+
+    /// Lets existing allocations live on until the last has gone, time is up, or it is enough.
+    async fn drain(&mut self, signals: &mut Signals) {
+        self.view.ready.store(false, Ordering::Relaxed);
+        for mailbox in &self.mailboxes {
+            mailbox.send(Command::Drain);
+        }
+        let timeout = self.config.limits.drain_timeout;
+        let allocations = self.shared.allocations.count();
+        tracing::info!(allocations, timeout_s = timeout.as_secs(), "draining");
+        notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+        let began = Instant::now();
+        let mut tick = tokio::time::interval(DRAIN_TICK);
+        while self.shared.allocations.count() > 0 && began.elapsed() < timeout {
+            tokio::select! {
+                _ = tick.tick() => self.on_tick(),
+                _ = signals.terminate.recv() => return,
+                _ = signals.interrupt.recv() => return,
+            }
+        }
+    }
+}
+
+/// Tells systemd, where there is one.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "sd_notify");
+    }
+}

@@ -1,0 +1,97 @@
+//! From the configuration to the rules of `turnway-relay`.
+
+use std::net::SocketAddr;
+
+use turnway_relay::auth::{Auth, AuthConfig, StaticUser, UserCredential};
+use turnway_relay::limits::Limits;
+use turnway_relay::policy::{Policy, PolicyConfig};
+use zeroize::Zeroizing;
+
+use super::{ServeError, machine};
+use crate::config::{Config, Credential};
+use crate::ports::RelayAddrs;
+
+/// What outlives reloads.
+pub(super) struct Context {
+    pub(super) relays: Vec<RelayAddrs>,
+    pub(super) nonce_secret: NonceSecret,
+}
+
+/// Signs nonces where none is configured. A reload keeps it, so that no nonce goes stale.
+pub(super) struct NonceSecret(Zeroizing<[u8; 32]>);
+
+impl NonceSecret {
+    pub(super) fn random() -> Result<Self, ServeError> {
+        let mut secret = Zeroizing::new([0; 32]);
+        getrandom::fill(&mut *secret)
+            .map_err(|error| ServeError(format!("the system has no randomness: {error}")))?;
+        Ok(Self(secret))
+    }
+}
+
+/// The rules that a configuration means.
+pub(super) fn build(config: &Config, context: &Context) -> Result<turnway_relay::Config, String> {
+    let auth = Auth::new(auth(config, &context.nonce_secret))
+        .map_err(|error| format!("[auth]: {error}"))?;
+    let limits = &config.limits;
+    Ok(turnway_relay::Config {
+        auth,
+        policy: Policy::new(policy(config, &context.relays)),
+        limits: Limits {
+            permissions_per_allocation: limits.permissions_per_allocation as usize,
+            channels_per_allocation: limits.channels_per_allocation as usize,
+            old_channel_numbers: limits.old_channel_numbers,
+            max_lifetime_s: u32::try_from(limits.max_lifetime.as_secs()).unwrap_or(u32::MAX),
+            icmp_per_second: limits.icmp_per_allocation.per_second,
+        },
+        v4: context.relays.iter().any(|relay| relay.local.is_ipv4()),
+        v6: context.relays.iter().any(|relay| relay.local.is_ipv6()),
+    })
+}
+
+fn auth(config: &Config, nonce_secret: &NonceSecret) -> AuthConfig {
+    let auth = &config.auth;
+    let nonce_secret = auth
+        .nonce_secret
+        .as_ref()
+        .map_or_else(|| nonce_secret.0.to_vec(), |secret| secret.expose().as_bytes().to_vec());
+    let credential = |credential: &Credential| match credential {
+        Credential::Password(password) => UserCredential::Password(password.expose().clone()),
+        Credential::Md5(key) => UserCredential::Md5Key(*key.expose()),
+        Credential::Sha256(key) => UserCredential::Sha256Key(*key.expose()),
+    };
+    AuthConfig {
+        realm: config.realm.clone(),
+        users: auth
+            .users
+            .iter()
+            .map(|user| StaticUser {
+                name: user.name.clone(),
+                credential: credential(&user.credential),
+            })
+            .collect(),
+        rest_secrets: auth
+            .rest_secrets
+            .iter()
+            .map(|secret| secret.expose().as_bytes().to_vec())
+            .collect(),
+        rest_separator: u8::try_from(auth.rest_separator).unwrap_or(b':'),
+        nonce_secret,
+        nonce_lifetime_s: u32::try_from(auth.nonce_lifetime.as_secs()).unwrap_or(u32::MAX),
+        enforce_expiry: auth.enforce_expiry_at_refresh,
+    }
+}
+
+fn policy(config: &Config, relays: &[RelayAddrs]) -> PolicyConfig {
+    let mut listeners: Vec<SocketAddr> =
+        config.listen.iter().map(|listen| listen.address).collect();
+    listeners.extend(config.metrics.listen);
+    PolicyConfig {
+        allow: config.peers.allow.clone(),
+        deny: config.peers.deny.clone(),
+        nat64: config.peers.nat64.clone(),
+        listeners,
+        own: machine::own_addresses(),
+        relays: relays.iter().map(|relay| (relay.local, relay.external)).collect(),
+    }
+}
