@@ -1,0 +1,21 @@
+//! The rules as protocol traces: what a client sends, and what it then sees. One file per
+//! subject; each quoted requirement of the RFCs has the test that proves it.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod allocate;
+mod auth_flow;
+mod binding;
+mod channel;
+mod data;
+mod dual;
+mod even_port;
+mod header;
+mod icmp;
+mod limits;
+mod nat;
+mod permission;
+mod refresh;
+mod reload;
+mod shards;
