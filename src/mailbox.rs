@@ -35,7 +35,10 @@ impl Mailbox {
     pub fn new() -> std::io::Result<(Self, Inbox)> {
         let (commands, receiver) = mpsc::channel();
         let waker = Arc::new(Waker::new()?);
-        let inbox = Inbox { commands: receiver, waker: Arc::clone(&waker) };
+        let inbox = Inbox {
+            commands: receiver,
+            waker: Arc::clone(&waker),
+        };
         Ok((Self { commands, waker }, inbox))
     }
 
@@ -133,7 +136,9 @@ impl Board {
 
     /// What was last shown.
     pub fn read(&self) -> Snapshot {
-        self.published.lock().map_or_else(|_| Snapshot::default(), |published| published.clone())
+        self.published
+            .lock()
+            .map_or_else(|_| Snapshot::default(), |published| published.clone())
     }
 
     /// Says that the shard is alive.

@@ -80,8 +80,18 @@ impl Ports {
     ) -> Self {
         let locals: Vec<IpAddr> = relays.iter().map(|relay| relay.local).collect();
         let pool = PortPool::new(&locals, ports);
-        let inner = Inner { pool, reserved: HashMap::new(), random: Random::default() };
-        Self { pool: Mutex::new(inner), relays, buffer, shared, busy: AtomicU64::new(0) }
+        let inner = Inner {
+            pool,
+            reserved: HashMap::new(),
+            random: Random::default(),
+        };
+        Self {
+            pool: Mutex::new(inner),
+            relays,
+            buffer,
+            shared,
+            busy: AtomicU64::new(0),
+        }
     }
 
     /// Binds what an Allocate wants.
@@ -140,7 +150,9 @@ impl Ports {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.pool.lock().expect("no shard panics while it holds the pool")
+        self.pool
+            .lock()
+            .expect("no shard panics while it holds the pool")
     }
 
     fn open(
@@ -213,13 +225,7 @@ impl Ports {
         *slot(&mut opened.bound, family) = Some(Err(failure));
     }
 
-    fn take(
-        &self,
-        inner: &mut Inner,
-        request: &Request<'_>,
-        token: [u8; 8],
-        opened: &mut Opened,
-    ) {
+    fn take(&self, inner: &mut Inner, request: &Request<'_>, token: [u8; 8], opened: &mut Opened) {
         let taken = inner.pool.take(token, request.owner, request.now_ns);
         let taken = taken.and_then(|local| Some((local, inner.reserved.remove(&local)?)));
         match taken {
@@ -252,13 +258,7 @@ impl Ports {
         }
     }
 
-    fn opened(
-        &self,
-        opened: &mut Opened,
-        family: Family,
-        local: SocketAddr,
-        socket: udp::Socket,
-    ) {
+    fn opened(&self, opened: &mut Opened, family: Family, local: SocketAddr, socket: udp::Socket) {
         self.shared.live.set(local, true);
         let relay = self.relays.iter().find(|relay| relay.local == local.ip());
         let external = relay.map_or(local.ip(), |relay| relay.external);
@@ -313,6 +313,8 @@ impl Random {
 
     fn token(&mut self) -> [u8; 8] {
         let (high, low) = (self.next().to_be_bytes(), self.next().to_be_bytes());
-        [high[0], high[1], high[2], high[3], low[0], low[1], low[2], low[3]]
+        [
+            high[0], high[1], high[2], high[3], low[0], low[1], low[2], low[3],
+        ]
     }
 }

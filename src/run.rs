@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
 use turnway_relay::{Seed, Server, Shared};
@@ -47,6 +47,9 @@ impl std::error::Error for ServeError {}
 /// The sources a rate is kept for at once: 1 MiB of memory, whatever a flood brings.
 const RATE_SLOTS: usize = 1 << 17;
 
+/// How long the end waits for a log that nobody reads.
+const LOG_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -59,7 +62,9 @@ pub fn serve(config: Config, path: Option<PathBuf>) -> Result<(), ServeError> {
     let level = log::init(config.log.level, config.log.format);
     let (records, writer) = log::records();
     let relays = machine::relay_addresses(&config)?;
-    let shards = config.shards.map_or_else(udp::system::usable_cpus, usize::from);
+    let shards = config
+        .shards
+        .map_or_else(udp::system::usable_cpus, usize::from);
     let capacity = Capacity::of(&config, &relays, shards)?;
     capacity.say(shards);
 
@@ -78,9 +83,17 @@ pub fn serve(config: Config, path: Option<PathBuf>) -> Result<(), ServeError> {
         ),
     });
     let nonce_secret = rules::NonceSecret::random()?;
-    let context = rules::Context { relays: relays.clone(), nonce_secret };
+    let context = rules::Context {
+        relays: relays.clone(),
+        nonce_secret,
+    };
     let rules = Arc::new(rules::build(&config, &context).map_err(ServeError)?);
-    let ports = Arc::new(Ports::new(relays, config.relay.ports.clone(), 0, Arc::clone(&shared)));
+    let ports = Arc::new(Ports::new(
+        relays,
+        config.relay.ports.clone(),
+        0,
+        Arc::clone(&shared),
+    ));
 
     let mut mailboxes = Vec::with_capacity(shards);
     let mut boards = Vec::with_capacity(shards);
@@ -96,12 +109,17 @@ pub fn serve(config: Config, path: Option<PathBuf>) -> Result<(), ServeError> {
         board.beat(udp::system::monotonic_ns());
         mailboxes.push(mailbox);
         boards.push(Arc::clone(&board));
-        let seed = Seed { random: random_u64()?, first_session: (index as u64) << 48 };
+        let seed = Seed {
+            random: random_u64()?,
+            first_session: (index as u64) << 48,
+        };
         let server = Server::new(Arc::clone(&rules), Arc::clone(&shared), seed);
         let ports = Arc::clone(&ports);
         let records = records.clone();
-        ready.push(Shard::new(door.parts(server, ports, inbox, board, records, streams))
-            .map_err(|error| no_descriptor(&error))?);
+        ready.push(
+            Shard::new(door.parts(server, ports, inbox, board, records, streams))
+                .map_err(|error| no_descriptor(&error))?,
+        );
     }
     let threads = start(ready, writer)?;
     let view = Arc::new(View {
@@ -125,11 +143,20 @@ pub fn serve(config: Config, path: Option<PathBuf>) -> Result<(), ServeError> {
         shared,
         ports,
     })?;
-    for thread in threads {
+    for shard in threads.shards {
         // A thread that panicked has said so; the process ends either way.
-        let _ = thread.join();
+        let _ = shard.join();
     }
+    wait_for_log(&threads.log);
     Ok(())
+}
+
+/// Lets the log's thread write what is queued, unless nobody reads it.
+fn wait_for_log(log: &JoinHandle<()>) {
+    let deadline = Instant::now() + LOG_PATIENCE;
+    while !log.is_finished() && Instant::now() < deadline {
+        thread::park_timeout(Duration::from_millis(5));
+    }
 }
 
 /// One shard's share of every listener.
@@ -148,7 +175,16 @@ impl Doors {
         records: Records,
         streams: StreamLimits,
     ) -> Parts {
-        Parts { server, ports, inbox, board, records, udp: self.udp, tcp: self.tcp, streams }
+        Parts {
+            server,
+            ports,
+            inbox,
+            board,
+            records,
+            udp: self.udp,
+            tcp: self.tcp,
+            streams,
+        }
     }
 }
 
@@ -164,7 +200,10 @@ fn bind_listeners(config: &Config, shards: usize) -> Result<Vec<Doors>, ServeErr
     let mut granted: Option<udp::BufferGrant> = None;
     let mut doors = Vec::with_capacity(shards);
     for _ in 0..shards {
-        let mut door = Doors { udp: Vec::new(), tcp: Vec::new() };
+        let mut door = Doors {
+            udp: Vec::new(),
+            tcp: Vec::new(),
+        };
         for listen in &config.listen {
             let refused = |error| cannot_listen(listen.transport, listen.address, &error);
             match listen.transport {
@@ -176,7 +215,8 @@ fn bind_listeners(config: &Config, shards: usize) -> Result<Vec<Doors>, ServeErr
                     door.udp.push(Listener::new(socket).map_err(refused)?);
                 }
                 Transport::Tcp => {
-                    door.tcp.push(udp::listener_tcp(listen.address, BACKLOG).map_err(refused)?);
+                    door.tcp
+                        .push(udp::listener_tcp(listen.address, BACKLOG).map_err(refused)?);
                 }
             }
         }
@@ -201,16 +241,28 @@ fn bind_metrics(address: SocketAddr) -> Result<TcpListener, ServeError> {
     })
 }
 
+/// The threads at work beside the control plane's.
+struct Threads {
+    log: JoinHandle<()>,
+    shards: Vec<JoinHandle<()>>,
+}
+
 /// Starts the log's thread and one for each shard.
-fn start(shards: Vec<Shard>, writer: log::Writer) -> Result<Vec<JoinHandle<()>>, ServeError> {
+fn start(shards: Vec<Shard>, writer: log::Writer) -> Result<Threads, ServeError> {
     let spawn = |name: String, work: Box<dyn FnOnce() + Send>| {
         let thread = thread::Builder::new().name(name).spawn(work);
         thread.map_err(|error| ServeError(format!("cannot start a thread: {error}")))
     };
-    let mut threads = Vec::with_capacity(shards.len() + 1);
-    threads.push(spawn("log".to_owned(), Box::new(move || writer.run()))?);
+    let log = spawn("log".to_owned(), Box::new(move || writer.run()))?;
+    let mut threads = Threads {
+        log,
+        shards: Vec::with_capacity(shards.len()),
+    };
     for (index, shard) in shards.into_iter().enumerate() {
-        threads.push(spawn(format!("shard-{index}"), Box::new(move || shard.run()))?);
+        threads.shards.push(spawn(
+            format!("shard-{index}"),
+            Box::new(move || shard.run()),
+        )?);
     }
     Ok(threads)
 }

@@ -112,7 +112,11 @@ impl Shard {
     /// No descriptor or memory for the poller.
     pub fn new(parts: Parts) -> io::Result<Self> {
         let poller = Poller::new()?;
-        poller.add(parts.inbox.waker.as_fd(), Token::Waker.pack(), Interest::READ)?;
+        poller.add(
+            parts.inbox.waker.as_fd(),
+            Token::Waker.pack(),
+            Interest::READ,
+        )?;
         for (index, listener) in parts.udp.iter().enumerate() {
             let token = Token::UdpListener(index as u32);
             poller.add(listener.fd(), token.pack(), Interest::READ)?;
@@ -163,15 +167,20 @@ impl Shard {
         }
         self.parts.server.shut_down(self.now);
         self.carry_out(&batch);
-        self.parts.board.publish(self.parts.server.stats(), &self.stats);
+        self.parts
+            .board
+            .publish(self.parts.server.stats(), &self.stats);
     }
 
     fn timeout(&self) -> Duration {
         let now = udp::system::monotonic_ns();
         let until = |at_ns: u64| Duration::from_nanos(at_ns.saturating_sub(now));
         let deadline = self.parts.server.deadline().map_or(IDLE, until);
-        let publish =
-            if self.unpublished { until(self.published_ns + PUBLISH_NS) } else { IDLE };
+        let publish = if self.unpublished {
+            until(self.published_ns + PUBLISH_NS)
+        } else {
+            IDLE
+        };
         deadline.min(publish).min(IDLE)
     }
 
@@ -206,13 +215,21 @@ impl Shard {
             self.finish(batch);
         }
         let listener = &mut self.parts.udp[index as usize];
-        let Ok(range) = batch.receive(listener.fd(), BATCH) else { return };
+        let Ok(range) = batch.receive(listener.fd(), BATCH) else {
+            return;
+        };
         self.stats.kernel_drops_listener += listener.new_drops(batch.dropped());
         for slot in range {
             let received = batch.get(slot);
             let listener = &self.parts.udp[index as usize];
             let client = listener.client(index, received.from, received.local);
-            self.on_message(&client, slot, 0..received.data.len(), ip_fields(&received), batch);
+            self.on_message(
+                &client,
+                slot,
+                0..received.data.len(),
+                ip_fields(&received),
+                batch,
+            );
         }
     }
 
@@ -227,8 +244,17 @@ impl Shard {
     ) {
         let data = &batch.data(slot)[range.clone()];
         match self.parts.server.route_client(client, data, ip, self.now) {
-            Route::ToPeer { via, to, skip, len, dont_fragment, ip } => {
-                let Some(socket) = self.relays.get(via) else { return };
+            Route::ToPeer {
+                via,
+                to,
+                skip,
+                len,
+                dont_fragment,
+                ip,
+            } => {
+                let Some(socket) = self.relays.get(via) else {
+                    return;
+                };
                 let offset = range.start + usize::from(skip);
                 self.sends.push(Outgoing {
                     socket: socket.raw(),
@@ -238,7 +264,11 @@ impl Shard {
                     tos: ip.map(|ip| ip.tos),
                     dont_fragment,
                     prefix: Prefix::EMPTY,
-                    payload: Payload { slot, offset, len: usize::from(len) },
+                    payload: Payload {
+                        slot,
+                        offset,
+                        len: usize::from(len),
+                    },
                     pad: 0,
                     tag: TO_PEER,
                 });
@@ -247,8 +277,13 @@ impl Shard {
                 }
             }
             Route::Request => {
-                let event = Event::Request { from: *client, data };
-                self.parts.server.handle(event, self.now, &mut self.reply[..]);
+                let event = Event::Request {
+                    from: *client,
+                    data,
+                };
+                self.parts
+                    .server
+                    .handle(event, self.now, &mut self.reply[..]);
                 self.carry_out(batch);
             }
             Route::ToClient { .. } | Route::Drop(_) => {}
@@ -260,21 +295,34 @@ impl Shard {
         if batch.free() == 0 {
             self.finish(batch);
         }
-        let Some((id, socket)) = self.relays.in_slot(slot, family) else { return };
-        let Ok(range) = batch.receive(socket.fd(), RELAY_TURN) else { return };
+        let Some((id, socket)) = self.relays.in_slot(slot, family) else {
+            return;
+        };
+        let Ok(range) = batch.receive(socket.fd(), RELAY_TURN) else {
+            return;
+        };
         self.stats.kernel_drops_relay += socket.new_drops(batch.dropped());
         for index in range {
             let received = batch.get(index);
             let (len, ip) = (received.data.len(), ip_fields(&received));
-            let route = self.parts.server.route_peer(id, received.from, len, ip, self.now);
-            if let Route::ToClient { to, prefix, pad, ip } = route {
-                self.to_client(&to, prefix.as_bytes(), index, pad, ip, batch);
+            let route = self
+                .parts
+                .server
+                .route_peer(id, received.from, len, ip, self.now);
+            if let Route::ToClient {
+                to,
+                prefix,
+                pad,
+                ip,
+            } = route
+            {
+                self.queue_for_client(&to, prefix.as_bytes(), index, pad, ip, batch);
             }
         }
     }
 
     /// Queues a received datagram, wrapped, for its client.
-    fn to_client(
+    fn queue_for_client(
         &mut self,
         to: &Client,
         prefix: &[u8],
@@ -293,13 +341,19 @@ impl Shard {
                 tos: ip.map(|ip| ip.tos),
                 dont_fragment: false,
                 prefix: Prefix::new(prefix),
-                payload: Payload { slot, offset: 0, len: payload.len() },
+                payload: Payload {
+                    slot,
+                    offset: 0,
+                    len: payload.len(),
+                },
                 pad,
                 tag: TO_CLIENT,
             }),
             Transport::Tcp => {
                 let limit = self.parts.streams.send_queue;
-                let Some(connection) = self.connections.of(to) else { return };
+                let Some(connection) = self.connections.of(to) else {
+                    return;
+                };
                 let pieces = [prefix, payload, &[0; 3][..usize::from(pad)]];
                 match connection.queue_data(pieces, limit) {
                     Ok(()) => self.connections.mark_dirty(to.link.0),
@@ -311,7 +365,9 @@ impl Shard {
 
     /// ICMP errors that came back to a relay socket.
     fn on_icmp(&mut self, slot: u32, family: Family, batch: &ReceiveBatch) {
-        let Some((id, socket)) = self.relays.in_slot(slot, family) else { return };
+        let Some((id, socket)) = self.relays.in_slot(slot, family) else {
+            return;
+        };
         let mut errors = [None; ERRORS_TURN];
         let mut count = 0;
         let read = udp::read_errors(socket.fd(), ERRORS_TURN, &mut |error| {
@@ -330,9 +386,16 @@ impl Shard {
             let event = Event::Icmp {
                 relay: id,
                 peer: error.peer,
-                error: IcmpError { family, icmp_type, code, data },
+                error: IcmpError {
+                    family,
+                    icmp_type,
+                    code,
+                    data,
+                },
             };
-            self.parts.server.handle(event, self.now, &mut self.reply[..]);
+            self.parts
+                .server
+                .handle(event, self.now, &mut self.reply[..]);
             self.carry_out(batch);
         }
     }
@@ -357,10 +420,16 @@ impl Shard {
         if udp::tune_stream(&stream).is_err() {
             return; // reset before it was accepted
         }
-        let index = self.connections.insert(stream, client, server, self.now.mono_ns);
+        let index = self
+            .connections
+            .insert(stream, client, server, self.now.mono_ns);
         let connection = self.connections.get_mut(index).expect("inserted just now");
         let token = Token::Connection(index).pack();
-        if self.poller.add(connection.stream.as_fd(), token, Interest::READ).is_err() {
+        if self
+            .poller
+            .add(connection.stream.as_fd(), token, Interest::READ)
+            .is_err()
+        {
             self.connections.remove(index);
             return self.pause_accept();
         }
@@ -387,7 +456,9 @@ impl Shard {
         if batch.free() == 0 {
             self.finish(batch);
         }
-        let Some(connection) = self.connections.get_mut(index) else { return };
+        let Some(connection) = self.connections.get_mut(index) else {
+            return;
+        };
         let read = batch.read_stream(&connection.carry, &mut &connection.stream);
         match read {
             Ok((_, 0)) => self.disconnect(index, batch),
@@ -400,7 +471,9 @@ impl Shard {
     }
 
     fn on_frames(&mut self, index: u32, slot: usize, batch: &ReceiveBatch) {
-        let Some(client) = self.connections.client(index) else { return };
+        let Some(client) = self.connections.client(index) else {
+            return;
+        };
         let data = batch.data(slot);
         let mut at = 0;
         let valid = loop {
@@ -420,7 +493,9 @@ impl Shard {
             self.stats.tcp_protocol_errors += 1;
             return self.disconnect(index, batch);
         }
-        let Some(connection) = self.connections.of(&client) else { return };
+        let Some(connection) = self.connections.of(&client) else {
+            return;
+        };
         if at > 0 {
             connection.active_ns = self.now.mono_ns;
         }
@@ -434,7 +509,9 @@ impl Shard {
     fn disconnect(&mut self, index: u32, batch: &ReceiveBatch) {
         if let Some(tuple) = self.connections.remove(index) {
             let event = Event::Disconnected { tuple };
-            self.parts.server.handle(event, self.now, &mut self.reply[..]);
+            self.parts
+                .server
+                .handle(event, self.now, &mut self.reply[..]);
             self.carry_out(batch);
         }
     }
@@ -444,7 +521,13 @@ impl Shard {
         while let Some(effect) = self.parts.server.poll() {
             match effect {
                 Effect::Reply { to, len } => self.answer(&to, len),
-                Effect::Bind { allocation, want, near, owner, until_ns } => {
+                Effect::Bind {
+                    allocation,
+                    want,
+                    near,
+                    owner,
+                    until_ns,
+                } => {
                     self.bind(allocation, &want, near, &owner, until_ns);
                 }
                 Effect::Close { relay } => self.close(relay, batch),
@@ -467,7 +550,9 @@ impl Shard {
             }
             Transport::Tcp => {
                 let limit = self.parts.streams.send_queue;
-                let Some(connection) = self.connections.of(to) else { return };
+                let Some(connection) = self.connections.of(to) else {
+                    return;
+                };
                 match connection.queue_answer(answer, limit) {
                     Ok(()) => self.connections.mark_dirty(to.link.0),
                     // It asks and never reads. Closing it shows at the next event.
@@ -499,7 +584,11 @@ impl Shard {
         for (family, socket, local) in opened.sockets {
             let id = RelayId { allocation, family };
             let token = Token::Relay(allocation.slot, family).pack();
-            if self.poller.add(socket.as_fd(), token, Interest::READ).is_ok() {
+            if self
+                .poller
+                .add(socket.as_fd(), token, Interest::READ)
+                .is_ok()
+            {
                 self.relays.insert(id, socket, local);
             } else {
                 drop(socket);
@@ -507,7 +596,9 @@ impl Shard {
                 ports::refuse(&mut opened.bound, family);
             }
         }
-        self.parts.server.handle(Event::Bound(opened.bound), self.now, &mut self.reply[..]);
+        self.parts
+            .server
+            .handle(Event::Bound(opened.bound), self.now, &mut self.reply[..]);
     }
 
     fn close(&mut self, relay: RelayId, batch: &ReceiveBatch) {
@@ -543,12 +634,18 @@ impl Shard {
 
     fn write_stream(&mut self, index: u32, batch: &ReceiveBatch) {
         let limit = self.parts.streams.send_queue;
-        let Some(connection) = self.connections.get_mut(index) else { return };
+        let Some(connection) = self.connections.get_mut(index) else {
+            return;
+        };
         match connection.write(limit) {
             Written::Same => {}
             Written::Watch(interest) => {
                 let token = Token::Connection(index).pack();
-                if self.poller.modify(connection.stream.as_fd(), token, interest).is_err() {
+                if self
+                    .poller
+                    .modify(connection.stream.as_fd(), token, interest)
+                    .is_err()
+                {
                     self.disconnect(index, batch);
                 }
             }
@@ -560,7 +657,10 @@ impl Shard {
     fn on_time(&mut self, batch: &ReceiveBatch) {
         self.parts.server.expire(self.now);
         self.carry_out(batch);
-        if self.accept_resumes_ns.is_some_and(|at_ns| at_ns <= self.now.mono_ns) {
+        if self
+            .accept_resumes_ns
+            .is_some_and(|at_ns| at_ns <= self.now.mono_ns)
+        {
             self.accept_resumes_ns = None;
             self.watch_listeners(Interest::READ);
         }
@@ -594,7 +694,9 @@ impl Shard {
                 Command::Drain => Event::Drain,
                 Command::Stop => return Mail::Stop,
             };
-            self.parts.server.handle(event, self.now, &mut self.reply[..]);
+            self.parts
+                .server
+                .handle(event, self.now, &mut self.reply[..]);
             self.carry_out(batch);
         }
         Mail::Read
@@ -604,7 +706,9 @@ impl Shard {
         let due = self.now.mono_ns >= self.published_ns + PUBLISH_NS;
         if self.unpublished && due {
             self.stats.tcp_connections = self.connections.len() as u64;
-            self.parts.board.publish(self.parts.server.stats(), &self.stats);
+            self.parts
+                .board
+                .publish(self.parts.server.stats(), &self.stats);
             self.published_ns = self.now.mono_ns;
             self.unpublished = false;
         }

@@ -59,7 +59,11 @@ impl Connection {
         let server = turnway_relay::address::without_scope(server);
         Self {
             stream,
-            tuple: FiveTuple { transport: Transport::Tcp, client, server },
+            tuple: FiveTuple {
+                transport: Transport::Tcp,
+                client,
+                server,
+            },
             carry: Vec::new(),
             queue: Vec::new(),
             written: 0,
@@ -132,7 +136,11 @@ impl Connection {
     fn watch(&mut self, limit: usize) -> Written {
         let reading = self.interest == Interest::READ || self.interest == Interest::READ_WRITE;
         let pending = self.pending();
-        let read = if reading { pending < limit / 2 } else { pending < limit / 4 };
+        let read = if reading {
+            pending < limit / 2
+        } else {
+            pending < limit / 4
+        };
         let wanted = match (pending > 0, read) {
             (false, _) => Interest::READ,
             (true, true) => Interest::READ_WRITE,
@@ -179,12 +187,16 @@ impl Connections {
     /// The client on a connection, as the rules know it.
     pub fn client(&self, index: u32) -> Option<Client> {
         let connection = self.slots.get(index as usize)?.as_ref()?;
-        Some(Client { tuple: connection.tuple, link: Link(index) })
+        Some(Client {
+            tuple: connection.tuple,
+            link: Link(index),
+        })
     }
 
     /// The connection of a client, unless it was replaced by another's.
     pub fn of(&mut self, client: &Client) -> Option<&mut Connection> {
-        self.get_mut(client.link.0).filter(|connection| connection.tuple == client.tuple)
+        self.get_mut(client.link.0)
+            .filter(|connection| connection.tuple == client.tuple)
     }
 
     /// Closes a connection, and says whose it was.

@@ -43,7 +43,9 @@ pub(super) struct Control {
 
 /// Runs until the daemon is to end; the shards have been told to stop then.
 pub(super) fn run(control: Control) -> Result<(), ServeError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime =
         runtime.map_err(|error| ServeError(format!("cannot start the control plane: {error}")))?;
     let result = runtime.block_on(control.serve());
@@ -65,7 +67,10 @@ impl Control {
             hang_up: signal(SignalKind::hangup())?,
         };
         let (stopping, stopped) = watch::channel(false);
-        let metrics = self.metrics.take().map(|listener| self.serve_metrics(listener, stopped));
+        let metrics = self
+            .metrics
+            .take()
+            .map(|listener| self.serve_metrics(listener, stopped));
         let metrics = metrics.transpose()?.map(tokio::spawn);
 
         self.view.ready.store(true, Ordering::Relaxed);

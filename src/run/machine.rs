@@ -23,7 +23,10 @@ pub(super) fn relay_addresses(config: &Config) -> Result<Vec<RelayAddrs>, ServeE
         .relay
         .addresses
         .iter()
-        .map(|address| RelayAddrs { local: address.local, external: address.external })
+        .map(|address| RelayAddrs {
+            local: address.local,
+            external: address.external,
+        })
         .collect();
     if relays.is_empty() {
         for family in [udp::Family::V4, udp::Family::V6] {
@@ -32,7 +35,10 @@ pub(super) fn relay_addresses(config: &Config) -> Result<Vec<RelayAddrs>, ServeE
                 if let Some(warning) = config::private_relay_warning(local) {
                     tracing::warn!("{warning}");
                 }
-                relays.push(RelayAddrs { local, external: local });
+                relays.push(RelayAddrs {
+                    local,
+                    external: local,
+                });
             }
         }
     }
@@ -100,7 +106,11 @@ impl Capacity {
             .listen
             .iter()
             .any(|listen| listen.transport == config::Transport::Tcp);
-        let share = if has_tcp { available / CONNECTION_SHARE } else { 0 };
+        let share = if has_tcp {
+            available / CONNECTION_SHARE
+        } else {
+            0
+        };
         let connections = config.limits.tcp_connections.map_or(share, u64::from);
         let room = available.saturating_sub(connections).min(ports);
         let allocations = config.limits.allocations.map_or(room, u64::from);

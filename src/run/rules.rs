@@ -51,10 +51,10 @@ pub(super) fn build(config: &Config, context: &Context) -> Result<turnway_relay:
 
 fn auth(config: &Config, nonce_secret: &NonceSecret) -> AuthConfig {
     let auth = &config.auth;
-    let nonce_secret = auth
-        .nonce_secret
-        .as_ref()
-        .map_or_else(|| nonce_secret.0.to_vec(), |secret| secret.expose().as_bytes().to_vec());
+    let nonce_secret = auth.nonce_secret.as_ref().map_or_else(
+        || nonce_secret.0.to_vec(),
+        |secret| secret.expose().as_bytes().to_vec(),
+    );
     let credential = |credential: &Credential| match credential {
         Credential::Password(password) => UserCredential::Password(password.expose().clone()),
         Credential::Md5(key) => UserCredential::Md5Key(*key.expose()),
@@ -92,6 +92,9 @@ fn policy(config: &Config, relays: &[RelayAddrs]) -> PolicyConfig {
         nat64: config.peers.nat64.clone(),
         listeners,
         own: machine::own_addresses(),
-        relays: relays.iter().map(|relay| (relay.local, relay.external)).collect(),
+        relays: relays
+            .iter()
+            .map(|relay| (relay.local, relay.external))
+            .collect(),
     }
 }
