@@ -55,8 +55,8 @@ pub enum Full {
 
 impl Connection {
     fn new(stream: TcpStream, client: SocketAddr, server: SocketAddr, now_ns: u64) -> Self {
-        let client = turnway_relay::address::without_scope(client);
-        let server = turnway_relay::address::without_scope(server);
+        let client = turnway_relay::address::without_flow_label(client);
+        let server = turnway_relay::address::without_flow_label(server);
         Self {
             stream,
             tuple: FiveTuple {

@@ -44,7 +44,7 @@ impl Listener {
     /// that answers leave from there.
     pub fn client(&self, index: u32, from: SocketAddr, to: Option<IpAddr>) -> Client {
         let server = SocketAddr::new(to.unwrap_or(self.local.ip()), self.local.port());
-        let client = turnway_relay::address::without_scope(from);
+        let client = turnway_relay::address::without_flow_label(from);
         let tuple = FiveTuple {
             transport: Transport::Udp,
             client,

@@ -4,7 +4,7 @@
 //! ([`PeerAddr`]), which relayed transport address is meant ([`RelayId`]), and when it is ([`Now`]).
 
 use core::fmt;
-use core::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use core::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use turnway_wire::Family;
 
@@ -116,14 +116,12 @@ pub fn canonical_ip(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// The same address without flow label and scope, as five-tuples are compared.
-pub fn without_scope(address: SocketAddr) -> SocketAddr {
+/// The same address without its flow label, as five-tuples are compared. The scope stays: without
+/// it a link-local client could not be answered.
+pub fn without_flow_label(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V4(_) => address,
-        SocketAddr::V6(v6) => {
-            let ip: Ipv6Addr = *v6.ip();
-            SocketAddr::V6(SocketAddrV6::new(ip, v6.port(), 0, 0))
-        }
+        SocketAddr::V6(v6) => SocketAddrV6::new(*v6.ip(), v6.port(), 0, v6.scope_id()).into(),
     }
 }
 
