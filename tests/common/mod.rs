@@ -6,11 +6,14 @@
 #![allow(unreachable_pub, reason = "a module of several test crates")]
 #![allow(dead_code, reason = "each test uses its own part of this module")]
 
+pub mod client;
+pub mod netns;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -48,6 +51,8 @@ pub struct Setup {
     pub namespace: Option<String>,
     /// Where metrics are served; by default on the relay's own address.
     pub metrics: Option<SocketAddr>,
+    /// The descriptor limit to start with, soft and hard.
+    pub descriptors: Option<u64>,
 }
 
 impl Default for Setup {
@@ -61,6 +66,7 @@ impl Default for Setup {
             listen: Vec::new(),
             namespace: None,
             metrics: None,
+            descriptors: None,
         }
     }
 }
@@ -82,41 +88,42 @@ pub struct Relay {
 impl Relay {
     /// The usual daemon with so many shards.
     pub fn with_shards(shards: usize) -> Self {
-        Self::start(Setup { shards, ..Setup::default() })
+        Self::start(Setup {
+            shards,
+            ..Setup::default()
+        })
     }
 
     /// Starts a daemon and waits until it is ready.
     pub fn start(setup: Setup) -> Self {
-        let own = own_address();
-        let listen = if setup.listen.is_empty() {
-            vec![SocketAddr::new(own.into(), 3478)]
-        } else {
-            setup.listen.clone()
-        };
-        let metrics = setup.metrics.unwrap_or_else(|| SocketAddr::new(own.into(), 9641));
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("turnway.toml");
-        fs::write(&path, configuration(&setup, &listen, metrics)).expect("the configuration");
-        let mut relay = Self::spawn(&path, folder, setup.namespace, listen[0], metrics);
-        relay.await_line("ready", |line| line.contains(" ready ") || line.ends_with(" ready"));
+        let (mut command, folder, [address, metrics]) = prepare(&setup);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
+        let mut relay = Self::watch(
+            child.expect("the daemon starts"),
+            folder,
+            setup.namespace,
+            [address, metrics],
+        );
+        relay.await_line("ready", |line| {
+            line.contains(" ready ") || line.ends_with(" ready") || line.contains("\"ready\"")
+        });
         relay
     }
 
-    fn spawn(
-        path: &Path,
+    /// Runs a daemon that is not to start: its exit code, and what it writes to standard error.
+    pub fn refused(setup: &Setup) -> (Option<i32>, String) {
+        let (mut command, _folder, _) = prepare(setup);
+        let output = command.output().expect("the daemon runs");
+        let error = String::from_utf8(output.stderr).expect("text");
+        (output.status.code(), error)
+    }
+
+    fn watch(
+        mut child: Child,
         folder: TempDir,
         namespace: Option<String>,
-        address: SocketAddr,
-        metrics: SocketAddr,
+        [address, metrics]: [SocketAddr; 2],
     ) -> Self {
-        let mut child = in_namespace(namespace.as_deref(), env!("CARGO_BIN_EXE_turnway"))
-            .args(["serve", "-c"])
-            .arg(path)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("the daemon starts");
         let stdout = child.stdout.take().expect("piped");
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
@@ -126,7 +133,15 @@ impl Relay {
                 }
             }
         });
-        Self { child, lines, seen: Vec::new(), folder, address, metrics, namespace }
+        Self {
+            child,
+            lines,
+            seen: Vec::new(),
+            folder,
+            address,
+            metrics,
+            namespace,
+        }
     }
 
     /// The daemon's process id.
@@ -188,26 +203,19 @@ impl Relay {
 
     /// Waits for the daemon to end by itself.
     pub fn wait(&mut self) -> ExitStatus {
-        await_some("the end of the daemon", || self.child.try_wait().expect("our child"))
+        await_some("the end of the daemon", || {
+            self.child.try_wait().expect("our child")
+        })
     }
 
     /// What `GET path` answers on the metrics listener: status code and body.
     pub fn get(&self, path: &str) -> (u16, String) {
-        match &self.namespace {
-            None => get(self.metrics, path).expect("metrics are served"),
-            Some(_) => self.get_inside(path),
-        }
-    }
-
-    fn get_inside(&self, path: &str) -> (u16, String) {
-        let url = format!("http://{}{path}", self.metrics);
-        let output = in_namespace(self.namespace.as_deref(), "curl")
-            .args(["-s", "-m", "10", "-w", "\n%{http_code}", &url])
-            .output()
-            .expect("curl runs");
-        let text = String::from_utf8(output.stdout).expect("text");
-        let (body, code) = text.rsplit_once('\n').expect("a status line");
-        (code.parse().expect("a status code"), body.to_owned())
+        let from = self.metrics;
+        let answer = match &self.namespace {
+            None => get(from, path),
+            Some(name) => netns::enter(name, || get(from, path)),
+        };
+        answer.expect("metrics are served")
     }
 
     /// All samples of `/metrics`, named as they are printed: `name{label="value"}`.
@@ -224,7 +232,11 @@ impl Relay {
     /// The sum of all samples whose name begins so.
     pub fn sum(&self, prefix: &str) -> f64 {
         let samples = self.samples();
-        samples.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, value)| value).sum()
+        samples
+            .iter()
+            .filter(|(name, _)| name.starts_with(prefix))
+            .map(|(_, value)| value)
+            .sum()
     }
 
     /// Allocations now.
@@ -239,13 +251,18 @@ impl Relay {
 
     /// Waits until no allocation is left.
     pub fn await_no_allocations(&self) {
-        await_some("the end of all allocations", || (self.allocations() == 0.0).then_some(()));
+        await_some("the end of all allocations", || {
+            (self.allocations() == 0.0).then_some(())
+        });
     }
 
     /// Resident memory in bytes.
     pub fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("alive");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .expect("VmRSS");
         let kib = line.split_whitespace().nth(1).expect("a figure");
         kib.parse::<u64>().expect("a number") * 1024
     }
@@ -270,13 +287,36 @@ impl Drop for Relay {
     }
 }
 
+/// The command of a daemon, the folder with its configuration, its first listener and its metrics.
+fn prepare(setup: &Setup) -> (Command, TempDir, [SocketAddr; 2]) {
+    let own = own_address();
+    let listen = if setup.listen.is_empty() {
+        vec![SocketAddr::new(own.into(), 3478)]
+    } else {
+        setup.listen.clone()
+    };
+    let metrics = setup.metrics.unwrap_or_else(|| SocketAddr::new(own.into(), 9641));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("turnway.toml");
+    fs::write(&path, configuration(setup, &listen, metrics)).expect("the configuration");
+    let program = env!("CARGO_BIN_EXE_turnway");
+    let mut command = match setup.descriptors {
+        None => in_namespace(setup.namespace.as_deref(), program),
+        Some(limit) => {
+            let mut command = in_namespace(setup.namespace.as_deref(), "prlimit");
+            command.args([&format!("--nofile={limit}:{limit}"), program]);
+            command
+        }
+    };
+    command.args(["serve", "-c"]).arg(path).stdin(Stdio::null());
+    (command, folder, [listen[0], metrics])
+}
+
 fn configuration(setup: &Setup, listen: &[SocketAddr], metrics: SocketAddr) -> String {
     let mut text = format!("realm = \"{REALM}\"\nshards = {}\n", setup.shards);
     for address in listen {
         for transport in ["udp", "tcp"] {
-            text += &format!(
-                "[[listen]]\ntransport = \"{transport}\"\naddress = \"{address}\"\n"
-            );
+            text += &format!("[[listen]]\ntransport = \"{transport}\"\naddress = \"{address}\"\n");
         }
     }
     let own = format!("addresses = [\"{}\"]", listen[0].ip());
@@ -325,7 +365,10 @@ pub fn await_some<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
 pub fn get(from: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&from, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {from}\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {from}\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
