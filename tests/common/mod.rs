@@ -15,6 +15,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -403,11 +404,14 @@ pub fn program(name: &str, package: &str) -> Option<PathBuf> {
 
 /// Whether this process may make network namespaces; says so aloud where not.
 pub fn can_make_namespaces() -> bool {
-    let made = program("ip", "iproute2").is_some_and(|ip| {
-        let name = format!("tw-probe-{}", std::process::id());
-        let run = |verb: &str| Command::new(&ip).args(["netns", verb, &name]).status();
-        let added = run("add").is_ok_and(|status| status.success());
-        added && run("delete").is_ok_and(|status| status.success())
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    let made = *ANSWER.get_or_init(|| {
+        program("ip", "iproute2").is_some_and(|ip| {
+            let name = format!("tw-probe-{}", std::process::id());
+            let run = |verb: &str| Command::new(&ip).args(["netns", verb, &name]).status();
+            let added = run("add").is_ok_and(|status| status.success());
+            added && run("delete").is_ok_and(|status| status.success())
+        })
     });
     if !made {
         eprintln!("SKIPPED: network namespaces need root (CAP_NET_ADMIN) and iproute2");
