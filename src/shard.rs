@@ -655,6 +655,9 @@ impl Shard {
 
     /// What is due by the clock.
     fn on_time(&mut self, batch: &ReceiveBatch) {
+        let deadline = self.parts.server.deadline();
+        // What ends by the clock shows in the metrics, also of a server that nobody talks to.
+        self.unpublished |= deadline.is_some_and(|at_ns| at_ns <= self.now.mono_ns);
         self.parts.server.expire(self.now);
         self.carry_out(batch);
         if self
@@ -682,6 +685,7 @@ impl Shard {
             .map(|(index, _)| index)
             .collect();
         for index in idle {
+            self.unpublished = true;
             self.stats.tcp_idle_closed += 1;
             self.disconnect(index, batch);
         }
