@@ -28,7 +28,9 @@ impl Server {
             //# Instead, the server extracts the destination IP address from the encapsulated IP
             //# header.
             let permission = allocation.permission(peer.ip())?;
-            let permitted = is_relayed(error) && permission.expires_ns > now.mono_ns;
+            let bound = allocation.relay(relay.family)?;
+            let ends_ns = permission.expires_ns.min(bound.expires_ns);
+            let permitted = is_relayed(error) && ends_ns > now.mono_ns;
             (permitted && allocation.icmp.allow(now, per_second)).then_some(allocation.client)
         });
         let Some(client) = client else {

@@ -73,6 +73,17 @@ fn an_error_is_told_to_the_client_that_may_know() {
 }
 
 #[test]
+fn nothing_is_told_of_an_allocation_that_is_over() {
+    let mut world = World::plain();
+    let (mut client, relay) = permitted(&mut world);
+    world.pass(400);
+    client.permit(&mut world, &[PEER]);
+    // The permission would last longer, and the timer has not run.
+    world.pass_unnoticed(200);
+    assert!(world.icmp(relay, addr(PEER), UNREACHABLE).is_none());
+}
+
+#[test]
 fn only_errors_of_use_are_told() {
     //= rfc8656#section-11.5
     //= type=test
