@@ -105,7 +105,9 @@ fn step() -> impl Strategy<Value = Step> {
     let client = || 0..CLIENTS;
     // Most requests come from the user whose client it is.
     let user = || prop_oneof![12 => Just(0_usize), 1 => Just(1_usize)];
-    let peer = || 0..PEERS.len() + CLIENTS;
+    // A few peers are met again and again.
+    let peer = || prop_oneof![2 => 0..3_usize, 1 => 0..PEERS.len() + CLIENTS];
+    let v6 = || prop::bool::weighted(0.2);
     let number = || prop_oneof![9 => 0x4000_u16..0x4003, 1 => prop::sample::select(vec![0x3FFF_u16, 0x8000])];
     let payload = || prop::collection::vec(any::<u8>(), 0..20);
     let ttl = || prop_oneof![9 => Just(64_u8), 1 => Just(1_u8)];
@@ -122,9 +124,9 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (client(), peer(), payload(), ttl()).prop_map(|(c, p, d, t)| Step::Send(c, p, d, t)),
         6 => (client(), number(), payload(), ttl())
             .prop_map(|(c, n, d, t)| Step::ChannelData(c, n, d, t)),
-        8 => (client(), any::<bool>(), peer(), payload(), ttl())
+        8 => (client(), v6(), peer(), payload(), ttl())
             .prop_map(|(c, f, p, d, t)| Step::FromPeer(c, f, p, d, t)),
-        3 => (client(), any::<bool>(), peer(), prop::sample::select(vec![1, 3, 3, 3, 8, 11]))
+        3 => (client(), v6(), peer(), prop::sample::select(vec![1, 3, 3, 3, 8, 11]))
             .prop_map(|(c, f, p, t)| Step::Icmp(c, f, p, t)),
         3 => seconds().prop_map(Step::Pass),
         2 => seconds().prop_map(Step::PassUnnoticed),
@@ -235,7 +237,7 @@ impl Both {
                 self.channel_data(*client, *number, payload, *ttl);
             }
             Step::FromPeer(client, v6, peer, payload, ttl) => {
-                self.from_peer(*client, number_of(*v6), *peer, payload, *ttl);
+                self.peer_sends(*client, number_of(*v6), *peer, payload, *ttl);
             }
             Step::Icmp(client, v6, peer, ty) => self.icmp(*client, number_of(*v6), *peer, *ty),
             Step::Pass(seconds) => {
@@ -481,14 +483,14 @@ impl Both {
         Some((sent.from, sent.to, sent.payload))
     }
 
-    fn from_peer(&mut self, client: usize, family: u8, peer: usize, payload: &[u8], ttl: u8) {
+    fn peer_sends(&mut self, client: usize, family: u8, peer: usize, payload: &[u8], ttl: u8) {
         let Some(relay) = self.bound(client, family) else {
             return;
         };
         let peer = Model::local(self.peer(peer));
         let ip = Some(IpFields { ttl, tos: 0x55 });
-        let got = self.world.from_peer_with(relay, peer, payload, ip).ok();
-        let expected = (ttl > 1).then(|| self.model.from_peer(relay, peer, payload.len()));
+        let got = self.world.peer_sends_with(relay, peer, payload, ip).ok();
+        let expected = (ttl > 1).then(|| self.model.peer_sends(relay, peer, payload.len()));
         let Some((client, channel)) = expected.flatten() else {
             assert!(got.is_none(), "relayed: {got:?}");
             return;

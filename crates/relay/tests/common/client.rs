@@ -13,10 +13,13 @@ use turnway_wire::{
 
 use super::{LISTENER, LISTENER_V6, World, addr};
 
+/// Adds one attribute to a message.
+type Add = Box<dyn Fn(&mut Builder<'_>)>;
+
 /// What to ask for: a method and its attributes.
 pub(crate) struct Ask {
     method: Method,
-    attributes: Vec<Box<dyn Fn(&mut Builder<'_>)>>,
+    attributes: Vec<Add>,
 }
 
 impl Ask {

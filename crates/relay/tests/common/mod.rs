@@ -365,17 +365,17 @@ impl World {
     }
 
     /// A peer sends a datagram to a relayed transport address, given as bound.
-    pub(crate) fn from_peer(
+    pub(crate) fn peer_sends(
         &mut self,
         relay: SocketAddr,
         from: SocketAddr,
         payload: &[u8],
     ) -> Result<Delivered, Reason> {
-        self.from_peer_with(relay, from, payload, None)
+        self.peer_sends_with(relay, from, payload, None)
     }
 
     /// The same with the header fields of the datagram.
-    pub(crate) fn from_peer_with(
+    pub(crate) fn peer_sends_with(
         &mut self,
         relay: SocketAddr,
         from: SocketAddr,

@@ -222,8 +222,8 @@ impl Model {
         let family = family.unwrap_or(4);
         let fits = |port: u16| match even {
             None => true,
-            Some(false) => port % 2 == 0,
-            Some(true) => port % 2 == 0 && self.port_is_free(family, port + 1),
+            Some(false) => port.is_multiple_of(2),
+            Some(true) => port.is_multiple_of(2) && self.port_is_free(family, port + 1),
         };
         self.if_there_is_room(self.is_free(family, fits))
     }
@@ -449,7 +449,7 @@ impl Model {
     }
 
     /// Sections 11.3 and 12.7: which client a datagram goes to, and on which channel.
-    pub(crate) fn from_peer(
+    pub(crate) fn peer_sends(
         &mut self,
         relay: SocketAddr,
         peer: SocketAddr,

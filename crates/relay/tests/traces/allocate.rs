@@ -286,7 +286,7 @@ fn a_drained_server_makes_no_new_allocation() {
     );
     old.bind(&mut world, 0x4000, PEER);
     assert!(old.channel_data(&mut world, 0x4000, b"on").is_ok());
-    assert!(world.from_peer(relay, addr(PEER), b"and on").is_ok());
+    assert!(world.peer_sends(relay, addr(PEER), b"and on").is_ok());
     assert_eq!(old.ask(&mut world, &Ask::refresh(0)).code(), 0);
     world.assert_empty();
 }
@@ -298,7 +298,7 @@ fn the_log_tells_of_the_beginning_and_the_end() {
     let relay = client.allocate(&mut world);
     client.permit(&mut world, &[PEER]);
     client.send(&mut world, PEER, b"four").unwrap();
-    world.from_peer(relay, addr(PEER), b"seven!!").unwrap();
+    world.peer_sends(relay, addr(PEER), b"seven!!").unwrap();
     world.pass(600);
     let [Record::Started(started), Record::Ended(ended)] = &world.records[..] else {
         panic!("{:?}", world.records)

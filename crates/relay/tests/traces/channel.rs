@@ -24,10 +24,10 @@ fn a_channel_relays_both_ways_and_makes_a_permission() {
     let sent = client.channel_data(&mut world, 0x4000, b"out").unwrap();
     assert_eq!((sent.from, sent.to), (relay, addr(PEER)));
     assert_eq!(sent.payload, b"out");
-    let back = world.from_peer(relay, addr(PEER), b"back").unwrap();
+    let back = world.peer_sends(relay, addr(PEER), b"back").unwrap();
     assert_eq!(back.channel(), Some((0x4000, &b"back"[..])));
     // Another port of the peer's address is permitted, but has no channel.
-    let other = world.from_peer(relay, addr(OTHER), b"hi").unwrap();
+    let other = world.peer_sends(relay, addr(OTHER), b"hi").unwrap();
     assert_eq!(other.data(), Some((addr(OTHER), b"hi".to_vec())));
 }
 
@@ -87,7 +87,7 @@ fn old_clients_may_have_the_whole_range_of_rfc_5766() {
     assert_eq!(bind(&mut world, &mut client, 0x7FFF, PEER), 0);
     let sent = client.channel_data(&mut world, 0x7FFF, b"x").unwrap();
     assert_eq!((sent.to, &sent.payload[..]), (addr(PEER), &b"x"[..]));
-    let back = world.from_peer(relay, addr(PEER), b"y").unwrap();
+    let back = world.peer_sends(relay, addr(PEER), b"y").unwrap();
     assert_eq!(back.channel(), Some((0x7FFF, &b"y"[..])));
     let unbound = client.channel_data(&mut world, 0x5000, b"x");
     assert_eq!(unbound, Err(Reason::NoChannel));
@@ -169,7 +169,7 @@ fn a_second_bind_refreshes_channel_and_permission() {
         client.bind(&mut world, 0x4000, PEER);
         world.pass(299);
         assert!(client.channel_data(&mut world, 0x4000, b"x").is_ok());
-        assert!(world.from_peer(relay, addr(PEER), b"x").is_ok());
+        assert!(world.peer_sends(relay, addr(PEER), b"x").is_ok());
     }
     assert_eq!(world.stats().channels, 1);
 }
@@ -185,12 +185,12 @@ fn a_channel_without_its_permission_relays_nothing_until_it_is_permitted_again()
     assert_eq!((stats.permissions, stats.channels), (0, 1));
     let out = client.channel_data(&mut world, 0x4000, b"x");
     assert_eq!(out, Err(Reason::NoPermission));
-    let back = world.from_peer(relay, addr(PEER), b"x");
+    let back = world.peer_sends(relay, addr(PEER), b"x");
     assert_eq!(back.unwrap_err(), Reason::NoPermission);
 
     client.permit(&mut world, &[PEER]);
     assert!(client.channel_data(&mut world, 0x4000, b"x").is_ok());
-    let back = world.from_peer(relay, addr(PEER), b"x").unwrap();
+    let back = world.peer_sends(relay, addr(PEER), b"x").unwrap();
     assert_eq!(back.channel(), Some((0x4000, &b"x"[..])));
 }
 

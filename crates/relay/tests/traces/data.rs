@@ -171,10 +171,10 @@ fn a_bound_channel_is_used_towards_the_client() {
     let mut client = TestClient::udp();
     let relay = client.allocate(&mut world);
     client.permit(&mut world, &[PEER]);
-    let before = world.from_peer(relay, addr(PEER), b"x").unwrap();
+    let before = world.peer_sends(relay, addr(PEER), b"x").unwrap();
     assert_eq!(before.data(), Some((addr(PEER), b"x".to_vec())));
     client.bind(&mut world, 0x4ABC, PEER);
-    let after = world.from_peer(relay, addr(PEER), b"x").unwrap();
+    let after = world.peer_sends(relay, addr(PEER), b"x").unwrap();
     assert_eq!(after.bytes, [0x4A, 0xBC, 0, 1, b'x']);
     assert_eq!(after.to, client.at);
 }
@@ -188,13 +188,13 @@ fn data_indications_are_padded_and_channel_data_only_on_streams() {
     for len in 0..9 {
         let payload = vec![7; len];
         for relay in [udp_relay, tcp_relay] {
-            let data = world.from_peer(relay, other, &payload).unwrap();
+            let data = world.peer_sends(relay, other, &payload).unwrap();
             assert_eq!(data.bytes.len() % 4, 0);
             assert_eq!(data.data(), Some((other, payload.clone())));
         }
-        let over_udp = world.from_peer(udp_relay, addr(PEER), &payload).unwrap();
+        let over_udp = world.peer_sends(udp_relay, addr(PEER), &payload).unwrap();
         assert_eq!(over_udp.bytes.len(), 4 + len);
-        let over_tcp = world.from_peer(tcp_relay, addr(PEER), &payload).unwrap();
+        let over_tcp = world.peer_sends(tcp_relay, addr(PEER), &payload).unwrap();
         assert_eq!(over_tcp.bytes.len(), 4 + len.next_multiple_of(4));
         assert_eq!(over_tcp.channel(), Some((0x4000, &payload[..])));
         // And what the client pads is not relayed.
@@ -220,7 +220,7 @@ fn every_mix_of_families_is_relayed() {
         to_v6.permit(&mut world, &[PEER_V6]);
         let sent = to_v6.send(&mut world, PEER_V6, b"x").unwrap();
         assert_eq!((sent.from, sent.to), (relay, addr(PEER_V6)));
-        let data = world.from_peer(relay, addr(PEER_V6), b"y").unwrap();
+        let data = world.peer_sends(relay, addr(PEER_V6), b"y").unwrap();
         assert_eq!(data.data(), Some((addr(PEER_V6), b"y".to_vec())));
         assert_eq!(data.to, to_v6.at);
     }
@@ -233,7 +233,7 @@ fn a_datagram_too_large_to_be_wrapped_is_dropped() {
     let (_, tcp) = bound(&mut world, TestClient::tcp());
     let mut deliver = |relay, port: u16, len: usize| {
         let peer = std::net::SocketAddr::new(addr(PEER).ip(), port);
-        let delivered = world.from_peer(relay, peer, &vec![1; len]);
+        let delivered = world.peer_sends(relay, peer, &vec![1; len]);
         delivered.map(|delivered| delivered.bytes.len())
     };
     // ChannelData adds 4 bytes, a Data indication with an IPv4 peer 36.
@@ -254,7 +254,7 @@ fn indications_have_transaction_ids_of_their_own() {
     let other = addr("198.51.100.1:1");
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..1000 {
-        let data = world.from_peer(relay, other, b"x").unwrap();
+        let data = world.peer_sends(relay, other, b"x").unwrap();
         assert!(seen.insert(data.bytes[8..20].to_vec()));
     }
 }

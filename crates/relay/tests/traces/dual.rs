@@ -42,9 +42,9 @@ fn a_dual_allocation_has_an_address_of_each_family_and_relays_to_both() {
         client.channel_data(&mut world, 0x4001, b"6").unwrap().from,
         v6
     );
-    let from_v6 = world.from_peer(v6, addr(PEER_V6), b"x").unwrap();
+    let from_v6 = world.peer_sends(v6, addr(PEER_V6), b"x").unwrap();
     assert_eq!(from_v6.channel(), Some((0x4001, &b"x"[..])));
-    let from_v4 = world.from_peer(v4, addr(PEER), b"y").unwrap();
+    let from_v4 = world.peer_sends(v4, addr(PEER), b"y").unwrap();
     assert_eq!(from_v4.data(), Some((addr(PEER), b"y".to_vec())));
 }
 
@@ -176,7 +176,7 @@ fn each_family_is_deleted_on_its_own() {
         Err(Reason::FamilyMismatch)
     );
     assert!(client.channel_data(&mut world, 0x4001, b"").is_ok());
-    assert!(world.from_peer(relayed[1], addr(PEER_V6), b"").is_ok());
+    assert!(world.peer_sends(relayed[1], addr(PEER_V6), b"").is_ok());
     let permission = client.ask(&mut world, &Ask::create_permission(&[PEER]));
     assert_eq!(permission.code(), 443);
 

@@ -52,10 +52,10 @@ fn a_hop_is_counted_and_the_last_one_ends_a_loop() {
         );
     }
     let back = world
-        .from_peer_with(relay, addr(PEER), b"x", ip(2, 0))
+        .peer_sends_with(relay, addr(PEER), b"x", ip(2, 0))
         .unwrap();
     assert_eq!(back.ip, ip(1, 0));
-    let back = world.from_peer_with(relay, addr(PEER), b"x", ip(1, 0));
+    let back = world.peer_sends_with(relay, addr(PEER), b"x", ip(1, 0));
     assert_eq!(back.unwrap_err(), Reason::TtlExceeded);
     let stats = world.stats();
     assert_eq!(stats.client_drops[Reason::TtlExceeded.index()], 4);
@@ -79,7 +79,7 @@ fn dscp_and_ecn_are_those_of_the_datagram() {
             .unwrap();
         assert_eq!(sent.ip, ip(8, tos));
         let back = world
-            .from_peer_with(relay, addr(PEER), b"", ip(9, tos))
+            .peer_sends_with(relay, addr(PEER), b"", ip(9, tos))
             .unwrap();
         assert_eq!(back.ip, ip(8, tos));
     }
@@ -93,13 +93,13 @@ fn a_connection_has_header_fields_of_its_own() {
     let mut world = World::plain();
     let (client, relay) = bound(&mut world, TestClient::tcp());
     let back = world
-        .from_peer_with(relay, addr(PEER), b"x", ip(9, 0xB9))
+        .peer_sends_with(relay, addr(PEER), b"x", ip(9, 0xB9))
         .unwrap();
     assert_eq!(back.ip, None);
     let sent = client.channel_data(&mut world, 0x4000, b"x").unwrap();
     assert_eq!(sent.ip, None);
     // A loop through a connection is ended all the same.
-    let back = world.from_peer_with(relay, addr(PEER), b"x", ip(1, 0));
+    let back = world.peer_sends_with(relay, addr(PEER), b"x", ip(1, 0));
     assert_eq!(back.unwrap_err(), Reason::TtlExceeded);
 }
 

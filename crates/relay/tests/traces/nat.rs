@@ -57,17 +57,17 @@ fn two_clients_reach_each_other_by_their_external_addresses() {
     let sent = one.send(&mut world, &two_at.to_string(), b"hello").unwrap();
     assert_eq!((sent.from, sent.to), (local(one_at), local(two_at)));
     // It comes from the local one, and the client sees the external.
-    let got = world.from_peer(sent.to, sent.from, &sent.payload).unwrap();
+    let got = world.peer_sends(sent.to, sent.from, &sent.payload).unwrap();
     assert_eq!(got.to, two.at);
     assert_eq!(got.data(), Some((one_at, b"hello".to_vec())));
 
     two.bind(&mut world, 0x4000, &one_at.to_string());
     let sent = two.channel_data(&mut world, 0x4000, b"hi").unwrap();
     assert_eq!((sent.from, sent.to), (local(two_at), local(one_at)));
-    let got = world.from_peer(sent.to, sent.from, &sent.payload).unwrap();
+    let got = world.peer_sends(sent.to, sent.from, &sent.payload).unwrap();
     assert_eq!(got.data(), Some((two_at, b"hi".to_vec())));
     let back = world
-        .from_peer(local(two_at), local(one_at), b"yo")
+        .peer_sends(local(two_at), local(one_at), b"yo")
         .unwrap();
     assert_eq!(back.channel(), Some((0x4000, &b"yo"[..])));
 }
@@ -123,7 +123,7 @@ fn our_live_relayed_addresses_are_peers_and_nothing_else_of_ours_is() {
     two.ask(&mut world, &Ask::refresh(0));
     let sent = one.channel_data(&mut world, 0x4000, b"x");
     assert_eq!(sent, Err(Reason::PeerDenied));
-    let late = world.from_peer(local(one_at), local(two_at), b"x");
+    let late = world.peer_sends(local(one_at), local(two_at), b"x");
     assert_eq!(late.unwrap_err(), Reason::PeerDenied);
     // Other addresses of the private range are nobody's relayed addresses.
     let neighbour = Ask::create_permission(&["10.0.0.6:49152"]);

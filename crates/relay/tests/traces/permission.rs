@@ -18,14 +18,18 @@ fn a_permission_is_for_an_address_not_for_a_port() {
     let mut world = World::plain();
     let mut client = TestClient::udp();
     let relay = client.allocate(&mut world);
-    let early = world.from_peer(relay, addr(PEER), b"early");
+    let early = world.peer_sends(relay, addr(PEER), b"early");
     assert_eq!(early.unwrap_err(), Reason::NoPermission);
     // The port of XOR-PEER-ADDRESS is ignored, even if it is 0.
     client.permit(&mut world, &["198.51.100.1:0"]);
-    assert!(world.from_peer(relay, addr(PEER), b"x").is_ok());
-    assert!(world.from_peer(relay, addr("198.51.100.1:9"), b"x").is_ok());
+    assert!(world.peer_sends(relay, addr(PEER), b"x").is_ok());
+    assert!(
+        world
+            .peer_sends(relay, addr("198.51.100.1:9"), b"x")
+            .is_ok()
+    );
     assert!(client.send(&mut world, PEER, b"x").is_ok());
-    let other = world.from_peer(relay, addr(SECOND), b"x");
+    let other = world.peer_sends(relay, addr(SECOND), b"x");
     assert_eq!(other.unwrap_err(), Reason::NoPermission);
     let stats = world.stats();
     assert_eq!(stats.peer_drops[Reason::NoPermission.index()], 2);
@@ -42,14 +46,14 @@ fn a_permission_lasts_300_seconds() {
     client.permit(&mut world, &[PEER]);
     world.pass(299);
     assert!(client.send(&mut world, PEER, b"x").is_ok());
-    assert!(world.from_peer(relay, addr(PEER), b"x").is_ok());
+    assert!(world.peer_sends(relay, addr(PEER), b"x").is_ok());
     // Traffic refreshes nothing. That the timer is late changes nothing either.
     world.pass_unnoticed(1);
     assert_eq!(
         client.send(&mut world, PEER, b"x"),
         Err(Reason::NoPermission)
     );
-    let late = world.from_peer(relay, addr(PEER), b"x");
+    let late = world.peer_sends(relay, addr(PEER), b"x");
     assert_eq!(late.unwrap_err(), Reason::NoPermission);
     assert_eq!(world.stats().permissions, 1);
     world.expire();
@@ -165,7 +169,7 @@ fn all_peers_or_none_are_permitted() {
         let ask = Ask::create_permission(&[PEER, bad, SECOND]);
         assert_eq!(client.ask(&mut world, &ask).code(), code);
         assert_eq!(world.stats().permissions, 0);
-        assert!(world.from_peer(relay, addr(PEER), b"x").is_err());
+        assert!(world.peer_sends(relay, addr(PEER), b"x").is_err());
     }
     // Neither is one refreshed in a request that is refused.
     client.permit(&mut world, &[PEER]);
@@ -234,6 +238,6 @@ fn permissions_of_one_allocation_are_nobody_elses() {
     let relay = two.allocate(&mut world);
     one.permit(&mut world, &[PEER]);
     assert_eq!(two.send(&mut world, PEER, b"x"), Err(Reason::NoPermission));
-    let stray = world.from_peer(relay, addr(PEER), b"x");
+    let stray = world.peer_sends(relay, addr(PEER), b"x");
     assert_eq!(stray.unwrap_err(), Reason::NoPermission);
 }

@@ -150,7 +150,7 @@ fn a_step_of_the_wall_clock_ends_nothing() {
         world.expire();
         assert_eq!(world.shared.allocations.count(), 1);
         assert!(client.channel_data(&mut world, 0x4000, b"on").is_ok());
-        assert!(world.from_peer(relay, addr(PEER), b"on").is_ok());
+        assert!(world.peer_sends(relay, addr(PEER), b"on").is_ok());
         // The nonce is stale now; the dance gives a fresh one, and all goes on.
         assert_eq!(client.ask(&mut world, &Ask::refresh(600)).code(), 0);
     }
@@ -169,7 +169,7 @@ fn what_ran_out_is_over_even_if_nobody_looked_at_the_clock() {
     let data = client.channel_data(&mut world, 0x4000, b"late");
     assert_eq!(data, Err(Reason::Expired));
     assert_eq!(client.send(&mut world, PEER, b"late"), Err(Reason::Expired));
-    let late = world.from_peer(relay, addr(PEER), b"late");
+    let late = world.peer_sends(relay, addr(PEER), b"late");
     assert_eq!(late.unwrap_err(), Reason::Expired);
     // No Refresh brings it back to life, and a new Allocate finds the five-tuple free.
     assert_eq!(

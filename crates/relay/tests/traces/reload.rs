@@ -22,7 +22,7 @@ fn an_unchanged_configuration_changes_nothing() {
     let (mut client, relay) = bound(&mut world);
     world.configure(&Settings::default());
     assert!(client.channel_data(&mut world, 0x4000, b"x").is_ok());
-    assert!(world.from_peer(relay, addr(PEER), b"x").is_ok());
+    assert!(world.peer_sends(relay, addr(PEER), b"x").is_ok());
     assert_eq!(client.ask_once(&mut world, &Ask::refresh(600)).code(), 0);
     assert_eq!(world.stats().permissions, 2);
 }
@@ -44,7 +44,7 @@ fn a_removed_user_makes_no_more_requests() {
         assert_eq!(client.ask(&mut world, &ask).code(), 401);
     }
     // What she has ends by itself.
-    assert!(world.from_peer(relay, addr(PEER), b"x").is_ok());
+    assert!(world.peer_sends(relay, addr(PEER), b"x").is_ok());
     world.pass(600);
     world.assert_empty();
 }
@@ -82,7 +82,7 @@ fn a_newly_denied_peer_is_cut_off_at_once() {
         client.send(&mut world, PEER, b"x"),
         Err(Reason::NoPermission)
     );
-    let back = world.from_peer(relay, addr(PEER), b"x");
+    let back = world.peer_sends(relay, addr(PEER), b"x");
     assert_eq!(back.unwrap_err(), Reason::NoPermission);
     assert_eq!(
         client
@@ -108,7 +108,7 @@ fn an_allocation_of_a_family_no_longer_offered_lives_on() {
         ..Settings::default()
     });
     client.permit(&mut world, &[PEER_V6]);
-    assert!(world.from_peer(relay, addr(PEER_V6), b"x").is_ok());
+    assert!(world.peer_sends(relay, addr(PEER_V6), b"x").is_ok());
     assert_eq!(client.ask(&mut world, &Ask::refresh(600)).code(), 0);
     assert_eq!(TestClient::tcp().ask(&mut world, &v6).code(), 440);
 }
