@@ -6,12 +6,12 @@
 use std::sync::Arc;
 
 use turnway_wire::{
-    AdditionalAddressFamily, AddressErrorCode, BufferFull, Builder, EvenPort, Family, Lifetime,
-    RequestedAddressFamily, RequestedTransport, ReservationToken, XorMappedAddress,
-    XorRelayedAddress, code,
+    AdditionalAddressFamily, AddressErrorCode, AttributeType, BufferFull, Builder, EvenPort,
+    Family, Lifetime, Malformed, Message, RequestedAddressFamily, RequestedTransport,
+    ReservationToken, XorMappedAddress, XorRelayedAddress, code,
 };
 
-use crate::address::{AllocationId, Now, RelayAddr};
+use crate::address::{AllocationId, Now, RelayAddr, RelayId};
 use crate::auth::Identity;
 use crate::effect::{BindFailure, Bound, Effect, Record, Started, Want};
 use crate::limits::{DEFAULT_LIFETIME_S, RESERVATION_LIFETIME_S};
@@ -31,6 +31,10 @@ pub(crate) struct Pending {
 
 /// IANA's number of UDP: the one relayed transport.
 const UDP: u8 = 17;
+
+/// The number that coturn and its clients give ADDITIONAL-ADDRESS-FAMILY, from before RFC 8656
+/// had one. IANA has assigned it to nothing else.
+const OLD_ADDITIONAL_ADDRESS_FAMILY: AttributeType = AttributeType(0x8032);
 
 impl Server {
     pub(crate) fn allocate(
@@ -63,7 +67,7 @@ impl Server {
             answer: call.answer.clone(),
             identity,
             lifetime_s: self.granted_lifetime_s(lifetime),
-            dual: want == Want::Both,
+            dual: matches!(want, Want::Both { .. }),
         }));
     }
 
@@ -82,7 +86,7 @@ impl Server {
         let token = msg.get::<ReservationToken>().map_err(bad)?;
         let even = msg.get::<EvenPort>().map_err(bad)?;
         let requested = msg.get::<RequestedAddressFamily>().map_err(bad)?;
-        let additional = msg.get::<AdditionalAddressFamily>().map_err(bad)?;
+        let additional = additional_family(msg).map_err(bad)?;
         if let Some(ReservationToken(token)) = token {
             //= rfc8656#section-7.2
             //# If yes, and the request also contains an EVEN-PORT or REQUESTED-ADDRESS-FAMILY or
@@ -111,7 +115,7 @@ impl Server {
             if reserve || additional.family != Some(Family::V6) {
                 return Err(Outcome::BadRequest);
             }
-            return Ok(Want::Both);
+            return Ok(Want::Both { even: even.is_some() });
         }
         if !self.config.supports(family) {
             return Err(Outcome::FamilyNotSupported);
@@ -138,12 +142,8 @@ impl Server {
 
     /// Makes the pending Allocate an allocation, or refuses it.
     pub(crate) fn bound(&mut self, bound: Bound, now: Now, out: &mut [u8]) {
-        let Some(pending) = self
-            .pending
-            .take_if(|pending| pending.id == bound.allocation)
-        else {
-            return;
-        };
+        let pending = self.pending.take_if(|pending| pending.id == bound.allocation);
+        let Some(pending) = pending else { return self.close_unwanted(&bound) };
         let address = |bound: Option<Result<RelayAddr, BindFailure>>| bound.and_then(Result::ok);
         let (v4, v6) = (address(bound.v4), address(bound.v6));
         if v4.is_none() && v6.is_none() {
@@ -238,6 +238,16 @@ impl Server {
         self.success(&call.answer, out, |builder| fill(builder, &answer, mapped));
     }
 
+    /// Has sockets closed that came too late for their Allocate.
+    fn close_unwanted(&mut self, bound: &Bound) {
+        for (family, address) in [(Family::V4, &bound.v4), (Family::V6, &bound.v6)] {
+            if let Some(Ok(_)) = address {
+                let relay = RelayId { allocation: bound.allocation, family };
+                self.effects.push_back(Effect::Close { relay });
+            }
+        }
+    }
+
     /// Gives up an Allocate whose [`Effect::Bind`] was never answered: the shell broke its
     /// promise, and no slot or count may be lost for it.
     pub(crate) fn abandon_pending(&mut self) {
@@ -246,6 +256,16 @@ impl Server {
             self.shared.allocations.give_back();
         }
     }
+}
+
+/// ADDITIONAL-ADDRESS-FAMILY under either of its numbers.
+fn additional_family(msg: &Message<'_>) -> Result<Option<AdditionalAddressFamily>, Malformed> {
+    let old = msg.raw(OLD_ADDITIONAL_ADDRESS_FAMILY);
+    let old = old.is_some_and(|value| value == [Family::V6.number(), 0, 0, 0]);
+    let family = Some(Family::V6);
+    Ok(msg
+        .get()?
+        .or_else(|| old.then_some(AdditionalAddressFamily { family })))
 }
 
 /// The attributes of an Allocate success response.

@@ -3,7 +3,7 @@
 use turnway_relay::{BindFailure, Reason};
 use turnway_wire::{AdditionalAddressFamily, EvenPort, Family, RequestedAddressFamily};
 
-use crate::common::client::{Ask, TestClient};
+use crate::common::client::{Ask, Raw, TestClient};
 use crate::common::{PEER, PEER_V6, Settings, World, addr};
 
 fn both() -> Ask {
@@ -72,6 +72,21 @@ fn the_additional_family_is_ipv6() {
     });
     assert_eq!(TestClient::udp().ask(&mut world, &ask).code(), 400);
     world.assert_empty();
+}
+
+#[test]
+fn the_number_that_coturns_clients_use_is_understood() {
+    let mut world = World::plain();
+    let ask = |value: &[u8]| Ask::allocate().with(Raw::<0x8032>(value.to_vec()));
+    let response = TestClient::udp().ask(&mut world, &ask(&[2, 0, 0, 0]));
+    assert_eq!(response.relayed().len(), 2);
+    let mut world = World::plain();
+    let response = TestClient::udp().ask(&mut world, &ask(&[1, 0, 0, 0]));
+    assert_eq!(
+        response.relayed().len(),
+        1,
+        "who else may use the number is left alone"
+    );
 }
 
 #[test]
