@@ -9,13 +9,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use zeroize::Zeroizing;
 
 use crate::config::{self, Config, Secret, Span};
-use crate::{credentials, init, run};
+use crate::run::{self, ServeError};
+use crate::{credentials, init};
 
 /// Exit code for wrong arguments and configurations, as clap has it.
 const WRONG_INPUT: u8 = 2;
+
+/// The longest time a time-limited credential may have: ten years.
+const MAX_TTL_S: u64 = 10 * 366 * 24 * 3600;
 
 /// A STUN/TURN relay server.
 #[derive(Debug, Parser)]
@@ -76,12 +79,7 @@ struct CredentialsArgs {
     #[arg(short, long, value_name = "FILE", default_value = "turnway.toml")]
     config: PathBuf,
     /// A file with the secret in its first line, where there is no configuration
-    #[arg(
-        long,
-        value_name = "FILE",
-        conflicts_with = "config",
-        requires = "host"
-    )]
+    #[arg(long, value_name = "FILE", conflicts_with = "config", requires = "host")]
     secret_file: Option<PathBuf>,
     /// Name or address by which clients reach the server
     #[arg(long, value_name = "HOST")]
@@ -105,29 +103,34 @@ pub fn run(cli: Cli) -> ExitCode {
 }
 
 fn serve(path: Option<&Path>) -> ExitCode {
-    let loaded = match path {
-        Some(path) => load(path),
-        None => development(),
-    };
-    match loaded.map(|config| run::serve(config, path.map(Path::to_owned))) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => fail(error, WRONG_INPUT),
+    let Some(path) = path else { return develop() };
+    match load(path) {
+        Ok(config) => ended(run::serve(config, Some(path.to_owned()), || {})),
         Err(code) => code,
     }
 }
 
-/// The configuration of development mode; prints what to paste where.
-fn development() -> Result<Config, ExitCode> {
-    let secret = Secret::random().map_err(|error| {
-        fail(
-            format!("the operating system has no randomness: {error}"),
-            1,
-        )
-    })?;
+/// Runs for development, and says what to paste where once the relay listens.
+fn develop() -> ExitCode {
+    let secret = match Secret::random() {
+        Ok(secret) => secret,
+        Err(error) => return fail(format!("the system has no randomness: {error}"), 1),
+    };
     let config = Config::development(secret);
-    let text = credentials::development_text(&config, credentials::unix_now());
-    print(&text.map_err(|error| fail(error, 1))?);
-    Ok(config)
+    match credentials::development_text(&config, credentials::unix_now()) {
+        Ok(text) => ended(run::serve(config, None, || {
+            print(&text);
+        })),
+        Err(error) => fail(error, 1),
+    }
+}
+
+fn ended(served: Result<(), ServeError>) -> ExitCode {
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ ServeError::Input(_)) => fail(error, WRONG_INPUT),
+        Err(error @ ServeError::Runtime(_)) => fail(error, 1),
+    }
 }
 
 fn check(path: &Path) -> ExitCode {
@@ -146,7 +149,7 @@ fn load(path: &Path) -> Result<Config, ExitCode> {
     match Config::load(path) {
         Ok((config, warnings)) => {
             for warning in warnings {
-                eprintln!("warning: {warning}");
+                say(format_args!("warning: {warning}"));
             }
             Ok(config)
         }
@@ -192,6 +195,11 @@ fn print_credentials(args: &CredentialsArgs) -> Result<String, String> {
     if ttl == 0 {
         return Err("--ttl 0s would have expired already; write for example --ttl 1h".to_owned());
     }
+    if ttl > MAX_TTL_S {
+        return Err("--ttl is more than ten years; that is a password, not a credential that \
+                    expires: use [[auth.user]]"
+            .to_owned());
+    }
     let expires = credentials::unix_now().saturating_add(ttl);
     let minted = credentials::mint(&secret, separator, &args.user, expires).map_err(text)?;
     Ok(format!(
@@ -205,7 +213,7 @@ fn print_credentials(args: &CredentialsArgs) -> Result<String, String> {
 
 fn first_line(path: &Path) -> Result<Secret, String> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path).map(Zeroizing::new);
+    let text = config::read_file(path);
     let text = text.map_err(|error| format!("{shown}: cannot read the secret: {error}"))?;
     let line = text.lines().map(str::trim).find(|line| !line.is_empty());
     let line =
@@ -223,6 +231,11 @@ fn print(text: &str) -> ExitCode {
 }
 
 fn fail(message: impl Display, code: u8) -> ExitCode {
-    eprintln!("turnway: {message}");
+    say(format_args!("turnway: {message}"));
     ExitCode::from(code)
+}
+
+/// Writes to standard error, and does not mind when nobody takes it.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }

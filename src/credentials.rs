@@ -50,9 +50,7 @@ pub fn mint(
     expires_unix: u64,
 ) -> Result<Credentials, CredentialsError> {
     if name.is_empty() || name.chars().any(char::is_control) {
-        return Err(CredentialsError(format!(
-            "{name:?} is not a name; give one, such as alice"
-        )));
+        return Err(CredentialsError(format!("{name:?} is not a name; give one, such as alice")));
     }
     let username = format!("{expires_unix}{separator}{name}");
     if username.len() > 508 {
@@ -62,10 +60,7 @@ pub fn mint(
         )));
     }
     let password = rest_password(secret.expose().as_bytes(), username.as_bytes());
-    Ok(Credentials {
-        username,
-        password: Secret::new(password),
-    })
+    Ok(Credentials { username, password: Secret::new(password) })
 }
 
 /// The `turn:` URIs (RFC 7065) of a configuration's listeners, UDP first.
@@ -80,11 +75,7 @@ pub fn uris(config: &Config, host: Option<&str>) -> Result<Vec<String>, Credenti
     let host = host.map(check_host).transpose()?;
     let mut uris = Vec::new();
     for wanted in [Transport::Udp, Transport::Tcp] {
-        for listener in config
-            .listen
-            .iter()
-            .filter(|listener| listener.transport == wanted)
-        {
+        for listener in config.listen.iter().filter(|listener| listener.transport == wanted) {
             let own = || public_address(config, listener.address).map(bracketed);
             let Some(host) = host.clone().or_else(own) else {
                 continue;
@@ -112,9 +103,7 @@ pub fn uris(config: &Config, host: Option<&str>) -> Result<Vec<String>, Credenti
 /// When `host` is not a host name or address.
 pub fn default_uris(host: &str) -> Result<Vec<String>, CredentialsError> {
     let host = check_host(host)?;
-    Ok([Transport::Udp, Transport::Tcp]
-        .map(|transport| uri(&host, 3478, transport))
-        .to_vec())
+    Ok([Transport::Udp, Transport::Tcp].map(|transport| uri(&host, 3478, transport)).to_vec())
 }
 
 /// `{"iceServers": [...]}`, ready for `new RTCPeerConnection(...)`, indented.
@@ -181,9 +170,7 @@ fn public_address(config: &Config, listener: SocketAddr) -> Option<IpAddr> {
     let addresses = &config.relay.addresses;
     let ip = listener.ip();
     if ip.is_unspecified() {
-        let mut family = addresses
-            .iter()
-            .filter(|relay| relay.local.is_ipv4() == ip.is_ipv4());
+        let mut family = addresses.iter().filter(|relay| relay.local.is_ipv4() == ip.is_ipv4());
         return family.next().map(|relay| relay.external);
     }
     let relay = addresses.iter().find(|relay| relay.local == ip);
@@ -203,10 +190,7 @@ fn bracketed(address: IpAddr) -> String {
 
 /// A host name or address as it stands in a URI; not a URI, and without a port.
 fn check_host(host: &str) -> Result<String, CredentialsError> {
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(host);
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     if let Ok(v6) = bare.parse::<Ipv6Addr>() {
         return Ok(bracketed(v6.into()));
     }
@@ -242,10 +226,7 @@ mod tests {
         let secret = Secret::new("secret".to_owned());
         let credentials = mint(&secret, ':', "user", 1_433_895_918).unwrap();
         assert_eq!(credentials.username, "1433895918:user");
-        assert_eq!(
-            credentials.password.expose(),
-            "duY86vsmGEXM+Ma7pGS//SXJIv0="
-        );
+        assert_eq!(credentials.password.expose(), "duY86vsmGEXM+Ma7pGS//SXJIv0=");
     }
 
     #[test]

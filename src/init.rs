@@ -22,11 +22,7 @@ const NONCE_FILE: &str = "#nonce_secret_file = \"nonce-secret\"";
 /// system has no randomness.
 pub fn write(path: &Path) -> io::Result<()> {
     let text = text(&Secret::random()?, &Secret::random()?);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
@@ -35,11 +31,7 @@ pub fn write(path: &Path) -> io::Result<()> {
 fn text(rest: &Secret, nonce: &Secret) -> Zeroizing<String> {
     let rest = format!("rest_secrets = [\"{}\"]", rest.expose());
     let nonce = format!("nonce_secret = \"{}\"", nonce.expose());
-    Zeroizing::new(
-        PACKAGED
-            .replace(REST_FILE, &rest)
-            .replace(NONCE_FILE, &nonce),
-    )
+    Zeroizing::new(PACKAGED.replace(REST_FILE, &rest).replace(NONCE_FILE, &nonce))
 }
 
 #[cfg(test)]
@@ -62,10 +54,7 @@ mod tests {
             let (config, warnings) = Config::load(&path).unwrap();
             assert_eq!(warnings, Vec::<String>::new());
             let nonce = config.auth.nonce_secret.unwrap();
-            [
-                config.auth.rest_secrets[0].expose().clone(),
-                nonce.expose().clone(),
-            ]
+            [config.auth.rest_secrets[0].expose().clone(), nonce.expose().clone()]
         });
         let [[a, b], [c, d]] = secrets;
         assert!(a != b && a != c && b != d, "secrets repeat");

@@ -18,6 +18,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 
 use tracing::field::{DisplayValue, display};
 use tracing::{Dispatch, dispatcher, info};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -40,6 +41,25 @@ const CLOCK_SKEW_S: u64 = 300;
 /// A credential that expired so many seconds ago never had a sensible time in it.
 const NO_TIME_S: u64 = 5 * 365 * 24 * 3600;
 
+/// How many lines may wait for whoever reads standard output. Enough for the ends of all
+/// allocations of a large server that stops.
+const LINES: usize = 32_768;
+
+/// Keeps the log's own thread alive; when it is dropped, what waits is written, unless nobody reads
+/// for a second.
+pub struct Log {
+    lost: ErrorCounter,
+    _worker: WorkerGuard,
+}
+
+impl Log {
+    /// What is left out of the log: `records` that shards could not hand over, and lines that
+    /// nobody read.
+    pub fn drops(&self, records: &Records) -> Drops {
+        Drops { lines: Some(self.lost.clone()), ..records.drops() }
+    }
+}
+
 /// Changes what is written while the daemon runs.
 pub struct Level(reload::Handle<LevelFilter, Registry>);
 
@@ -54,15 +74,22 @@ impl Level {
 /// Starts the log of the whole process, on standard output, with times in UTC (RFC 3339). Only a
 /// terminal gets colours, and none if `NO_COLOR` is set.
 ///
-/// A line that cannot be written (closed pipe, full disk) is lost, and nothing else happens.
+/// Nobody who logs is ever kept waiting: a thread of its own writes. A line that cannot be written
+/// (closed pipe, full disk, a pipe that nobody reads) is lost, and nothing else happens.
 /// To be called once; the lines of a second call's log go to the first one.
-pub fn init(level: LogLevel, format: LogFormat) -> Level {
+pub fn init(level: LogLevel, format: LogFormat) -> (Level, Log) {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colours = io::stdout().is_terminal() && !plain;
-    let (log, level) = new_log(level, format, colours, io::stdout);
+    let (lines, worker) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LINES)
+        .thread_name("log-lines")
+        .finish(io::stdout());
+    let lost = lines.error_counter();
+    let (log, level) = new_log(level, format, colours, lines);
     // Fails only if there is a log already, as documented.
     let _ = dispatcher::set_global_default(log);
-    level
+    (level, Log { lost, _worker: worker })
 }
 
 fn new_log<W>(level: LogLevel, format: LogFormat, colours: bool, writer: W) -> (Dispatch, Level)
@@ -77,18 +104,13 @@ where
         .with_ansi(colours)
         .with_target(false)
         .log_internal_errors(false);
-    let log = match format {
-        LogFormat::Text => Dispatch::new(registry.with(lines)),
-        LogFormat::Json => Dispatch::new(
-            registry.with(
-                lines
-                    .json()
-                    .flatten_event(true)
-                    .with_current_span(false)
-                    .with_span_list(false),
-            ),
-        ),
-    };
+    let log =
+        match format {
+            LogFormat::Text => Dispatch::new(registry.with(lines)),
+            LogFormat::Json => Dispatch::new(registry.with(
+                lines.json().flatten_event(true).with_current_span(false).with_span_list(false),
+            )),
+        };
     (log, Level(handle))
 }
 
@@ -113,7 +135,10 @@ pub struct Records {
 ///
 /// Unlike [`Records`] it does not keep the writer waiting for more.
 #[derive(Clone, Debug, Default)]
-pub struct Drops(Arc<AtomicU64>);
+pub struct Drops {
+    records: Arc<AtomicU64>,
+    lines: Option<ErrorCounter>,
+}
 
 /// The end of the queue that writes.
 pub struct Writer(Receiver<Record>);
@@ -126,10 +151,18 @@ pub fn records() -> (Records, Writer) {
 }
 
 impl Records {
+    /// Has `record` written, waiting for room: for a shard that has ended and keeps nobody waiting.
+    /// The writer never stalls, whatever becomes of standard output.
+    pub fn send_last(&self, record: Record) {
+        if self.queue.send(record).is_err() {
+            self.drops.records.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Has `record` written soon. Never blocks: when the queue is full, it is dropped and counted.
     pub fn send(&self, record: Record) {
         if self.queue.try_send(record).is_err() {
-            self.drops.0.fetch_add(1, Ordering::Relaxed);
+            self.drops.records.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -142,13 +175,14 @@ impl Records {
 impl Drops {
     /// So many so far.
     pub fn count(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        let lines = self.lines.as_ref().map_or(0, ErrorCounter::dropped_lines);
+        self.records.load(Ordering::Relaxed) + lines as u64
     }
 }
 
 impl Writer {
     /// Writes one line for each record. Returns when every [`Records`] is gone and the queue is
-    /// empty. It blocks while whoever reads standard output does not.
+    /// empty.
     pub fn run(self) {
         for record in self.0 {
             match record {

@@ -35,10 +35,7 @@ impl Mailbox {
     pub fn new() -> std::io::Result<(Self, Inbox)> {
         let (commands, receiver) = mpsc::channel();
         let waker = Arc::new(Waker::new()?);
-        let inbox = Inbox {
-            commands: receiver,
-            waker: Arc::clone(&waker),
-        };
+        let inbox = Inbox { commands: receiver, waker: Arc::clone(&waker) };
         Ok((Self { commands, waker }, inbox))
     }
 
@@ -126,19 +123,17 @@ impl IoStats {
 }
 
 impl Board {
-    /// Shows counters. Skipped if somebody is reading: there will be a next time.
-    pub fn publish(&self, rules: &relay::Stats, io: &IoStats) {
-        if let Ok(mut published) = self.published.try_lock() {
-            published.rules.clone_from(rules);
-            published.io.clone_from(io);
-        }
+    /// Shows counters. False if somebody is reading just now: try again later.
+    pub fn publish(&self, rules: &relay::Stats, io: &IoStats) -> bool {
+        let Ok(mut published) = self.published.try_lock() else { return false };
+        published.rules.clone_from(rules);
+        published.io.clone_from(io);
+        true
     }
 
     /// What was last shown.
     pub fn read(&self) -> Snapshot {
-        self.published
-            .lock()
-            .map_or_else(|_| Snapshot::default(), |published| published.clone())
+        self.published.lock().map_or_else(|_| Snapshot::default(), |published| published.clone())
     }
 
     /// Says that the shard is alive.

@@ -108,11 +108,7 @@ pub async fn serve(listener: TcpListener, view: Arc<View>, stop: impl Future<Out
 async fn converse(stream: TcpStream, router: Router) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // One request a connection: a connection kept open would hold a slot between scrapes.
-    builder
-        .http1()
-        .keep_alive(false)
-        .timer(TokioTimer::new())
-        .header_read_timeout(REQUEST_TIME);
+    builder.http1().keep_alive(false).timer(TokioTimer::new()).header_read_timeout(REQUEST_TIME);
     let service = TowerToHyperService::new(router);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     // Neither a client that went away nor a slow one is of interest to anybody.
@@ -152,17 +148,10 @@ pub fn live(boards: &[Arc<Board>], now_ns: u64) -> Result<(), String> {
         if board.heartbeat_ns() == 0 {
             silent.push(format!("shard {shard} has not begun"));
         } else if silence_ns >= STALE_NS {
-            silent.push(format!(
-                "shard {shard} is silent for {} s",
-                silence_ns / 1_000_000_000
-            ));
+            silent.push(format!("shard {shard} is silent for {} s", silence_ns / 1_000_000_000));
         }
     }
-    if silent.is_empty() {
-        Ok(())
-    } else {
-        Err(silent.join("\n"))
-    }
+    if silent.is_empty() { Ok(()) } else { Err(silent.join("\n")) }
 }
 
 fn answer(health: Result<&str, String>) -> Response {

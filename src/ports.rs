@@ -19,6 +19,9 @@ use turnway_wire::Family;
 /// How many ports taken by other programs one Allocate tries before it gives up.
 const BIND_ATTEMPTS: usize = 16;
 
+/// Reservations that even a small range may hold.
+const RESERVATIONS_ALWAYS: usize = 16;
+
 /// How long a port found taken by another program is left alone.
 const SET_ASIDE_NS: u64 = 60 * 1_000_000_000;
 
@@ -32,6 +35,7 @@ pub struct Ports {
 }
 
 struct Inner {
+    complained_ns: Option<u64>,
     pool: PortPool,
     reserved: HashMap<SocketAddr, udp::Socket>,
     random: Random,
@@ -81,28 +85,18 @@ impl Ports {
         let locals: Vec<IpAddr> = relays.iter().map(|relay| relay.local).collect();
         let pool = PortPool::new(&locals, ports);
         let inner = Inner {
+            complained_ns: None,
             pool,
             reserved: HashMap::new(),
             random: Random::default(),
         };
-        Self {
-            pool: Mutex::new(inner),
-            relays,
-            buffer,
-            shared,
-            busy: AtomicU64::new(0),
-        }
+        Self { pool: Mutex::new(inner), relays, buffer, shared, busy: AtomicU64::new(0) }
     }
 
     /// Binds what an Allocate wants.
     pub fn bind(&self, request: &Request<'_>) -> Opened {
         let mut opened = Opened {
-            bound: Bound {
-                allocation: request.allocation,
-                v4: None,
-                v6: None,
-                reservation: None,
-            },
+            bound: Bound { allocation: request.allocation, v4: None, v6: None, reservation: None },
             sockets: Vec::with_capacity(2),
         };
         let mut inner = self.lock();
@@ -111,12 +105,17 @@ impl Ports {
             Want::Even(family) => {
                 self.open(&mut inner, request, *family, Parity::Even, &mut opened);
             }
+            // What is reserved and never fetched is the cheapest way to take ports from others.
+            Want::EvenAndReserve(family) if inner.reservations_full() => {
+                *slot(&mut opened.bound, *family) = Some(Err(BindFailure::NoPort));
+            }
             Want::EvenAndReserve(family) => {
                 self.open_pair(&mut inner, request, *family, &mut opened);
             }
-            Want::Both => {
+            Want::Both { even } => {
+                let parity = if *even { Parity::Even } else { Parity::Any };
                 for family in [Family::V4, Family::V6] {
-                    self.open(&mut inner, request, family, Parity::Any, &mut opened);
+                    self.open(&mut inner, request, family, parity, &mut opened);
                 }
             }
             Want::Reserved(token) => self.take(&mut inner, request, *token, &mut opened),
@@ -150,9 +149,7 @@ impl Ports {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.pool
-            .lock()
-            .expect("no shard panics while it holds the pool")
+        self.pool.lock().expect("no shard panics while it holds the pool")
     }
 
     fn open(
@@ -172,7 +169,7 @@ impl Ports {
                 Ok(socket) => return self.opened(opened, family, local, socket),
                 Err(why) => failure = why,
             }
-            if failure == BindFailure::NoDescriptor {
+            if failure != BindFailure::NoPort {
                 break;
             }
         }
@@ -218,7 +215,7 @@ impl Ports {
                 }
                 (Err(why), Err(_)) => failure = why,
             }
-            if failure == BindFailure::NoDescriptor {
+            if failure != BindFailure::NoPort {
                 break;
             }
         }
@@ -244,18 +241,24 @@ impl Ports {
         local: SocketAddr,
         now_ns: u64,
     ) -> Result<udp::Socket, BindFailure> {
-        match udp::relay_udp(local, self.buffer) {
-            Ok(socket) => Ok(socket),
-            Err(error) if is_exhausted(&error) => {
-                inner.pool.release(local);
-                Err(BindFailure::NoDescriptor)
-            }
-            Err(_) => {
-                self.busy.fetch_add(1, Ordering::Relaxed);
-                inner.pool.set_aside(local, now_ns + SET_ASIDE_NS);
-                Err(BindFailure::NoPort)
-            }
+        let error = match udp::relay_udp(local, self.buffer) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => error,
+        };
+        if matches!(error.raw_os_error(), Some(libc::EADDRINUSE | libc::EACCES)) {
+            self.busy.fetch_add(1, Ordering::Relaxed);
+            inner.pool.set_aside(local, now_ns + SET_ASIDE_NS);
+            return Err(BindFailure::NoPort);
         }
+        inner.pool.release(local);
+        if is_exhausted(&error) {
+            return Err(BindFailure::NoDescriptor);
+        }
+        // Nothing about this port: the next one would fail alike.
+        if inner.complains(now_ns) {
+            tracing::error!(address = %local.ip(), %error, "cannot bind relay sockets");
+        }
+        Err(BindFailure::NoAddress)
     }
 
     fn opened(&self, opened: &mut Opened, family: Family, local: SocketAddr, socket: udp::Socket) {
@@ -268,6 +271,23 @@ impl Ports {
     }
 }
 
+impl Inner {
+    /// Whether a quarter of the ports is reserved already (a few always may be).
+    fn reservations_full(&self) -> bool {
+        let Counts { free, claimed, reserved, set_aside } = self.pool.counts();
+        reserved >= ((free + claimed + reserved + set_aside) / 4).max(RESERVATIONS_ALWAYS)
+    }
+
+    /// Whether it is time for one more line in the log about the same trouble.
+    fn complains(&mut self, now_ns: u64) -> bool {
+        let due = self.complained_ns.is_none_or(|last_ns| now_ns - last_ns > SET_ASIDE_NS);
+        if due {
+            self.complained_ns = Some(now_ns);
+        }
+        due
+    }
+}
+
 /// Turns a bound address into a failure, for a socket that could not be used after all.
 pub fn refuse(bound: &mut Bound, family: Family) {
     *slot(bound, family) = Some(Err(BindFailure::NoDescriptor));
@@ -275,10 +295,7 @@ pub fn refuse(bound: &mut Bound, family: Family) {
 
 /// Whether the process or the system has run out of descriptors or memory.
 pub fn is_exhausted(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)
-    )
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS))
 }
 
 fn slot(bound: &mut Bound, family: Family) -> &mut Option<Result<RelayAddr, BindFailure>> {
@@ -313,8 +330,6 @@ impl Random {
 
     fn token(&mut self) -> [u8; 8] {
         let (high, low) = (self.next().to_be_bytes(), self.next().to_be_bytes());
-        [
-            high[0], high[1], high[2], high[3], low[0], low[1], low[2], low[3],
-        ]
+        [high[0], high[1], high[2], high[3], low[0], low[1], low[2], low[3]]
     }
 }

@@ -7,38 +7,46 @@
 //! 4. Signals: SIGHUP reloads, SIGTERM drains, SIGINT or a second SIGTERM stops at once.
 
 mod control;
+mod doors;
 mod machine;
 mod rules;
 
 use std::fmt;
-use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
 use turnway_relay::{Seed, Server, Shared};
 use turnway_udp as udp;
 
-use crate::config::{Config, Transport};
-use crate::io::udp::Listener;
+use crate::config::Config;
 use crate::log::{self, Records};
-use crate::mailbox::{Board, Inbox, Mailbox};
+use crate::mailbox::{Board, Mailbox};
 use crate::metrics::View;
-use crate::ports::Ports;
+use crate::ports::{Ports, RelayAddrs};
 use crate::shard::{Parts, Shard, StreamLimits};
 
+use doors::{Doors, bind_listeners, bind_metrics};
 use machine::Capacity;
 
-/// Why the daemon could not start. The text says what to do.
+/// Why the daemon could not start, or had to end.
 #[derive(Debug)]
-pub struct ServeError(String);
+pub enum ServeError {
+    /// The configuration asks for what cannot be had here: an address, a port. The text says what
+    /// to do; starting again would change nothing.
+    Input(String),
+    /// Something the process needs failed; starting again may help.
+    Runtime(String),
+}
 
 impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match self {
+            Self::Input(text) | Self::Runtime(text) => f.write_str(text),
+        }
     }
 }
 
@@ -47,32 +55,120 @@ impl std::error::Error for ServeError {}
 /// The sources a rate is kept for at once: 1 MiB of memory, whatever a flood brings.
 const RATE_SLOTS: usize = 1 << 17;
 
-/// How long the end waits for a log that nobody reads.
-const LOG_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 1024;
-
-/// Runs the relay until it is told to stop. `path` is where a reload reads the configuration.
+/// Runs the relay until it is told to stop. `path` is where a reload reads the configuration;
+/// `announce` is called once everything is bound and nothing can fail for want of it any more.
 ///
 /// # Errors
 ///
 /// What cannot be had: an address, a port, a descriptor. Nothing is left running then.
-pub fn serve(config: Config, path: Option<PathBuf>) -> Result<(), ServeError> {
-    let level = log::init(config.log.level, config.log.format);
+pub fn serve(
+    config: Config,
+    path: Option<PathBuf>,
+    announce: impl FnOnce(),
+) -> Result<(), ServeError> {
+    let (level, log) = log::init(config.log.level, config.log.format);
     let (records, writer) = log::records();
     let relays = machine::relay_addresses(&config)?;
-    let shards = config
-        .shards
-        .map_or_else(udp::system::usable_cpus, usize::from);
+    let shards = config.shards.map_or_else(udp::system::usable_cpus, usize::from);
     let capacity = Capacity::of(&config, &relays, shards)?;
     capacity.say(shards);
 
     let doors = bind_listeners(&config, shards)?;
     let metrics = config.metrics.listen.map(bind_metrics).transpose()?;
+    let shared = Arc::new(shared(&config, &relays, capacity)?);
+    let range = config.relay.ports.clone();
+    let ports = Arc::new(Ports::new(relays.clone(), range, 0, Arc::clone(&shared)));
+    let context = rules::Context { relays, nonce_secret: rules::NonceSecret::random()? };
+    let own = machine::own_addresses()?;
+    let rules = Arc::new(rules::build(&config, &context, &own).map_err(ServeError::Input)?);
+    let crew = Crew::gather(&config, capacity, doors, |seed| Common {
+        server: Server::new(Arc::clone(&rules), Arc::clone(&shared), seed),
+        ports: Arc::clone(&ports),
+        records: records.clone(),
+    })?;
+    let view = Arc::new(View {
+        boards: crew.boards,
+        ports: Arc::clone(&ports),
+        shared: Arc::clone(&shared),
+        log_drops: log.drops(&records),
+        ready: Arc::new(AtomicBool::new(false)),
+        started: SystemTime::now(),
+        mono_ns: udp::system::monotonic_ns,
+    });
+    drop(records); // the log's thread ends with the last shard
+    let threads = start(crew.shards, writer)?;
+    announce();
+    let mailboxes = crew.mailboxes.into();
+    let controlled = control::run(control::Control {
+        config,
+        path,
+        context,
+        own,
+        level,
+        mailboxes,
+        view,
+        metrics,
+        shared,
+        ports,
+    });
+    let ended = threads.join();
+    controlled.and(ended)
+}
+
+/// The shards before they start, and the ends to reach them by.
+struct Crew {
+    shards: Vec<Shard>,
+    mailboxes: Vec<Mailbox>,
+    boards: Vec<Arc<Board>>,
+}
+
+/// What a shard gets beside its share of the listeners.
+struct Common {
+    server: Server,
+    ports: Arc<Ports>,
+    records: Records,
+}
+
+impl Crew {
+    /// One shard for each share of the listeners.
+    fn gather(
+        config: &Config,
+        capacity: Capacity,
+        doors: Vec<Doors>,
+        common: impl Fn(Seed) -> Common,
+    ) -> Result<Self, ServeError> {
+        let streams = StreamLimits {
+            connections: (capacity.connections as usize).div_ceil(doors.len()),
+            send_queue: config.limits.tcp_send_queue,
+            idle: config.limits.tcp_idle_timeout,
+        };
+        let mut crew = Self { shards: Vec::new(), mailboxes: Vec::new(), boards: Vec::new() };
+        for (index, doors) in doors.into_iter().enumerate() {
+            let first_session = (index as u64) << 48;
+            let Common { server, ports, records } =
+                common(Seed { random: random_u64()?, first_session });
+            let (mailbox, inbox) = Mailbox::new().map_err(|error| no_descriptor(&error))?;
+            let board = Arc::new(Board::default());
+            board.beat(udp::system::monotonic_ns());
+            crew.boards.push(Arc::clone(&board));
+            crew.mailboxes.push(mailbox);
+            let Doors { udp, tcp } = doors;
+            let parts = Parts { server, ports, inbox, board, records, udp, tcp, streams };
+            crew.shards.push(Shard::new(parts).map_err(|error| no_descriptor(&error))?);
+        }
+        Ok(crew)
+    }
+}
+
+/// What the shards share on the way of a request.
+fn shared(
+    config: &Config,
+    relays: &[RelayAddrs],
+    capacity: Capacity,
+) -> Result<Shared, ServeError> {
     let locals: Vec<_> = relays.iter().map(|relay| relay.local).collect();
     let limits = &config.limits;
-    let shared = Arc::new(Shared {
+    Ok(Shared {
         live: LivePorts::new(&locals),
         allocations: AllocationCount::new(capacity.allocations),
         sources: SourceLimiter::new(
@@ -81,163 +177,6 @@ pub fn serve(config: Config, path: Option<PathBuf>) -> Result<(), ServeError> {
             limits.unauthenticated_burst,
             random_u64()?,
         ),
-    });
-    let nonce_secret = rules::NonceSecret::random()?;
-    let context = rules::Context {
-        relays: relays.clone(),
-        nonce_secret,
-    };
-    let rules = Arc::new(rules::build(&config, &context).map_err(ServeError)?);
-    let ports = Arc::new(Ports::new(
-        relays,
-        config.relay.ports.clone(),
-        0,
-        Arc::clone(&shared),
-    ));
-
-    let mut mailboxes = Vec::with_capacity(shards);
-    let mut boards = Vec::with_capacity(shards);
-    let mut ready = Vec::with_capacity(shards);
-    let streams = StreamLimits {
-        connections: (capacity.connections as usize).div_ceil(shards),
-        send_queue: limits.tcp_send_queue,
-        idle: limits.tcp_idle_timeout,
-    };
-    for (index, door) in doors.into_iter().enumerate() {
-        let (mailbox, inbox) = Mailbox::new().map_err(|error| no_descriptor(&error))?;
-        let board = Arc::new(Board::default());
-        board.beat(udp::system::monotonic_ns());
-        mailboxes.push(mailbox);
-        boards.push(Arc::clone(&board));
-        let seed = Seed {
-            random: random_u64()?,
-            first_session: (index as u64) << 48,
-        };
-        let server = Server::new(Arc::clone(&rules), Arc::clone(&shared), seed);
-        let ports = Arc::clone(&ports);
-        let records = records.clone();
-        ready.push(
-            Shard::new(door.parts(server, ports, inbox, board, records, streams))
-                .map_err(|error| no_descriptor(&error))?,
-        );
-    }
-    let threads = start(ready, writer)?;
-    let view = Arc::new(View {
-        boards,
-        ports: Arc::clone(&ports),
-        shared: Arc::clone(&shared),
-        log_drops: records.drops(),
-        ready: Arc::new(AtomicBool::new(false)),
-        started: SystemTime::now(),
-        mono_ns: udp::system::monotonic_ns,
-    });
-    drop(records); // the log's thread ends with the last shard
-    control::run(control::Control {
-        config,
-        path,
-        context,
-        level,
-        mailboxes,
-        view,
-        metrics,
-        shared,
-        ports,
-    })?;
-    for shard in threads.shards {
-        // A thread that panicked has said so; the process ends either way.
-        let _ = shard.join();
-    }
-    wait_for_log(&threads.log);
-    Ok(())
-}
-
-/// Lets the log's thread write what is queued, unless nobody reads it.
-fn wait_for_log(log: &JoinHandle<()>) {
-    let deadline = Instant::now() + LOG_PATIENCE;
-    while !log.is_finished() && Instant::now() < deadline {
-        thread::park_timeout(Duration::from_millis(5));
-    }
-}
-
-/// One shard's share of every listener.
-struct Doors {
-    udp: Vec<Listener>,
-    tcp: Vec<udp::TcpListenerFd>,
-}
-
-impl Doors {
-    fn parts(
-        self,
-        server: Server,
-        ports: Arc<Ports>,
-        inbox: Inbox,
-        board: Arc<Board>,
-        records: Records,
-        streams: StreamLimits,
-    ) -> Parts {
-        Parts {
-            server,
-            ports,
-            inbox,
-            board,
-            records,
-            udp: self.udp,
-            tcp: self.tcp,
-            streams,
-        }
-    }
-}
-
-/// Binds every listener once for each shard, after making sure that nobody else has it.
-fn bind_listeners(config: &Config, shards: usize) -> Result<Vec<Doors>, ServeError> {
-    for listen in &config.listen {
-        let probed = match listen.transport {
-            Transport::Udp => udp::probe_exclusive_udp(listen.address),
-            Transport::Tcp => udp::probe_exclusive_tcp(listen.address),
-        };
-        probed.map_err(|error| cannot_listen(listen.transport, listen.address, &error))?;
-    }
-    let mut granted: Option<udp::BufferGrant> = None;
-    let mut doors = Vec::with_capacity(shards);
-    for _ in 0..shards {
-        let mut door = Doors {
-            udp: Vec::new(),
-            tcp: Vec::new(),
-        };
-        for listen in &config.listen {
-            let refused = |error| cannot_listen(listen.transport, listen.address, &error);
-            match listen.transport {
-                Transport::Udp => {
-                    let buffer = config.limits.socket_buffer;
-                    let (socket, grant) =
-                        udp::listener_udp(listen.address, buffer).map_err(refused)?;
-                    granted = Some(grant);
-                    door.udp.push(Listener::new(socket).map_err(refused)?);
-                }
-                Transport::Tcp => {
-                    door.tcp
-                        .push(udp::listener_tcp(listen.address, BACKLOG).map_err(refused)?);
-                }
-            }
-        }
-        doors.push(door);
-    }
-    if let Some(granted) = granted {
-        machine::warn_of_small_buffers(&granted);
-    }
-    Ok(doors)
-}
-
-fn bind_metrics(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    let bound = TcpListener::bind(address).and_then(|listener| {
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    });
-    bound.map_err(|error| {
-        ServeError(format!(
-            "[metrics] listen: cannot listen on tcp {address}: {error}; {}",
-            advice(&error)
-        ))
     })
 }
 
@@ -251,49 +190,37 @@ struct Threads {
 fn start(shards: Vec<Shard>, writer: log::Writer) -> Result<Threads, ServeError> {
     let spawn = |name: String, work: Box<dyn FnOnce() + Send>| {
         let thread = thread::Builder::new().name(name).spawn(work);
-        thread.map_err(|error| ServeError(format!("cannot start a thread: {error}")))
+        thread.map_err(|error| ServeError::Runtime(format!("cannot start a thread: {error}")))
     };
     let log = spawn("log".to_owned(), Box::new(move || writer.run()))?;
-    let mut threads = Threads {
-        log,
-        shards: Vec::with_capacity(shards.len()),
-    };
+    let mut threads = Threads { log, shards: Vec::with_capacity(shards.len()) };
     for (index, shard) in shards.into_iter().enumerate() {
-        threads.shards.push(spawn(
-            format!("shard-{index}"),
-            Box::new(move || shard.run()),
-        )?);
+        let name = format!("shard-{index}");
+        threads.shards.push(spawn(name, Box::new(move || shard.run()))?);
     }
     Ok(threads)
 }
 
-fn cannot_listen(transport: Transport, address: SocketAddr, error: &std::io::Error) -> ServeError {
-    ServeError(format!(
-        "[[listen]]: cannot listen on {transport} {address}: {error}; {}",
-        advice(error)
-    ))
-}
-
-/// What to do about a failed bind.
-fn advice(error: &std::io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EADDRINUSE) => {
-            "another program, perhaps another turnway, has the port: stop it or choose another port"
+impl Threads {
+    /// Waits for the shards, which have been told to stop, and then for their last log records.
+    fn join(self) -> Result<(), ServeError> {
+        let mut result = Ok(());
+        for shard in self.shards {
+            if shard.join().is_err() {
+                result = Err(ServeError::Runtime("a shard panicked; see the log".to_owned()));
+            }
         }
-        Some(libc::EADDRNOTAVAIL) => "no interface has this address: see `ip address`",
-        Some(libc::EACCES) => {
-            "ports below 1024 need CAP_NET_BIND_SERVICE, as systemd/turnway.service gives it"
-        }
-        Some(libc::EAFNOSUPPORT) => "this machine has no IPv6: remove the listener",
-        Some(libc::EMFILE | libc::ENFILE) => "too few descriptors: raise LimitNOFILE",
-        _ => "see the message above",
+        // It ends by itself once no shard is left that could send a record.
+        let _ = self.log.join();
+        result
     }
 }
 
 fn no_descriptor(error: &std::io::Error) -> ServeError {
-    ServeError(format!("cannot set up a shard: {error}; {}", advice(error)))
+    ServeError::Input(format!("cannot set up a shard: {error}; {}", doors::advice(error)))
 }
 
 fn random_u64() -> Result<u64, ServeError> {
-    getrandom::u64().map_err(|error| ServeError(format!("the system has no randomness: {error}")))
+    getrandom::u64()
+        .map_err(|error| ServeError::Runtime(format!("the system has no randomness: {error}")))
 }

@@ -82,11 +82,7 @@ mod tests {
 
     #[test]
     fn host_bits_name_the_right_network() {
-        assert!(
-            error("10.1.2.3/8").contains("write \"10.0.0.0/8\""),
-            "{}",
-            error("10.1.2.3/8")
-        );
+        assert!(error("10.1.2.3/8").contains("write \"10.0.0.0/8\""), "{}", error("10.1.2.3/8"));
         assert!(error("2001:db8::1/32").contains("write \"2001:db8::/32\""));
     }
 

@@ -37,10 +37,7 @@ pub fn reloaded(old: &Config, new: Config) -> Config {
         auth: new.auth,
         peers: new.peers,
         limits,
-        log: Log {
-            level: new.log.level,
-            format: old.log.format,
-        },
+        log: Log { level: new.log.level, format: old.log.format },
         ..old.clone()
     }
 }
@@ -88,11 +85,7 @@ pub(super) fn settings(config: &Config) -> Vec<Setting> {
     all.extend(auth(config));
     all.extend(limits(config));
     all.extend([
-        optional(
-            "metrics.listen",
-            config.metrics.listen.map(|address| quoted(&address)),
-            "off",
-        ),
+        optional("metrics.listen", config.metrics.listen.map(|address| quoted(&address)), "off"),
         set("log.level", quoted(&config.log.level)),
         set("log.format", quoted(&config.log.format)),
     ]);
@@ -102,30 +95,15 @@ pub(super) fn settings(config: &Config) -> Vec<Setting> {
 /// When a change of a setting takes effect.
 pub(super) fn reload_of(setting: &str) -> Reload {
     let (path, name) = setting.rsplit_once('.').unwrap_or(("", setting));
-    let keys = TABLES
-        .iter()
-        .filter(|table| table.path == path)
-        .flat_map(|table| table.keys);
-    let of_list = TABLES
-        .iter()
-        .filter(|table| table.path == setting)
-        .flat_map(|table| table.keys);
+    let keys = TABLES.iter().filter(|table| table.path == path).flat_map(|table| table.keys);
+    let of_list = TABLES.iter().filter(|table| table.path == setting).flat_map(|table| table.keys);
     let mut found = keys.filter(|key| key.name == name).chain(of_list);
     found.next().expect("a test looks up every setting").reload
 }
 
 fn top_level(config: &Config) -> Vec<Setting> {
-    let Config {
-        realm,
-        listen,
-        relay,
-        auth: _,
-        peers,
-        limits: _,
-        metrics: _,
-        log: _,
-        shards,
-    } = config;
+    let Config { realm, listen, relay, auth: _, peers, limits: _, metrics: _, log: _, shards } =
+        config;
     let listeners = listen.iter().map(|listener| {
         format!(
             "{{ transport = {}, address = {} }}",
@@ -145,17 +123,9 @@ fn top_level(config: &Config) -> Vec<Setting> {
     let ports = format!("{}-{}", relay.ports.start(), relay.ports.end());
     vec![
         set("realm", quoted(realm)),
-        optional(
-            "shards",
-            shards.map(|count| count.to_string()),
-            "one for each usable CPU",
-        ),
+        optional("shards", shards.map(|count| count.to_string()), "one for each usable CPU"),
         set("listen", list(listeners)),
-        optional(
-            "relay.addresses",
-            addresses,
-            "the address of the default route of each family",
-        ),
+        optional("relay.addresses", addresses, "the address of the default route of each family"),
         set("relay.ports", quoted(&ports)),
         set("peers.allow", list(peers.allow.iter().map(quoted))),
         set("peers.deny", list(peers.deny.iter().map(quoted))),
@@ -171,17 +141,10 @@ fn auth(config: &Config) -> Vec<Setting> {
             Credential::Password(_) => "password",
             Credential::Md5(_) | Credential::Sha256(_) => "key",
         };
-        format!(
-            "{{ name = {}, {credential} = {} }}",
-            quoted(&user.name),
-            quoted(&REDACTED)
-        )
+        format!("{{ name = {}, {credential} = {} }}", quoted(&user.name), quoted(&REDACTED))
     });
     vec![
-        set(
-            "auth.rest_secrets",
-            list(auth.rest_secrets.iter().map(redacted)),
-        ),
+        set("auth.rest_secrets", list(auth.rest_secrets.iter().map(redacted))),
         set("auth.rest_separator", quoted(&auth.rest_separator)),
         optional(
             "auth.nonce_secret",
@@ -189,10 +152,7 @@ fn auth(config: &Config) -> Vec<Setting> {
             "a random one for each start",
         ),
         set("auth.nonce_lifetime", quoted(&Span(auth.nonce_lifetime))),
-        set(
-            "auth.enforce_expiry_at_refresh",
-            auth.enforce_expiry_at_refresh.to_string(),
-        ),
+        set("auth.enforce_expiry_at_refresh", auth.enforce_expiry_at_refresh.to_string()),
         set("auth.user", list(users)),
     ]
 }
@@ -206,31 +166,13 @@ fn limits(config: &Config) -> Vec<Setting> {
             limits.allocations.map(|count| count.to_string()),
             "from the descriptor limit and the relay ports",
         ),
-        set(
-            "limits.permissions_per_allocation",
-            limits.permissions_per_allocation.to_string(),
-        ),
-        set(
-            "limits.channels_per_allocation",
-            limits.channels_per_allocation.to_string(),
-        ),
-        set(
-            "limits.old_channel_numbers",
-            limits.old_channel_numbers.to_string(),
-        ),
+        set("limits.permissions_per_allocation", limits.permissions_per_allocation.to_string()),
+        set("limits.channels_per_allocation", limits.channels_per_allocation.to_string()),
+        set("limits.old_channel_numbers", limits.old_channel_numbers.to_string()),
         set("limits.max_lifetime", quoted(&Span(limits.max_lifetime))),
-        set(
-            "limits.unauthenticated_per_source",
-            quoted(&limits.unauthenticated_per_source),
-        ),
-        set(
-            "limits.unauthenticated_burst",
-            limits.unauthenticated_burst.to_string(),
-        ),
-        set(
-            "limits.icmp_per_allocation",
-            quoted(&limits.icmp_per_allocation),
-        ),
+        set("limits.unauthenticated_per_source", quoted(&limits.unauthenticated_per_source)),
+        set("limits.unauthenticated_burst", limits.unauthenticated_burst.to_string()),
+        set("limits.icmp_per_allocation", quoted(&limits.icmp_per_allocation)),
         set("limits.socket_buffer", size(limits.socket_buffer)),
         optional(
             "limits.tcp_connections",
@@ -238,26 +180,17 @@ fn limits(config: &Config) -> Vec<Setting> {
             "from the descriptor limit",
         ),
         set("limits.tcp_send_queue", size(limits.tcp_send_queue)),
-        set(
-            "limits.tcp_idle_timeout",
-            quoted(&Span(limits.tcp_idle_timeout)),
-        ),
+        set("limits.tcp_idle_timeout", quoted(&Span(limits.tcp_idle_timeout))),
         set("limits.drain_timeout", quoted(&Span(limits.drain_timeout))),
     ]
 }
 
 fn set(key: &'static str, text: String) -> Setting {
-    Setting {
-        key,
-        value: Value::Set(text),
-    }
+    Setting { key, value: Value::Set(text) }
 }
 
 fn optional(key: &'static str, text: Option<String>, otherwise: &'static str) -> Setting {
-    Setting {
-        key,
-        value: text.map_or(Value::Derived(otherwise), Value::Set),
-    }
+    Setting { key, value: text.map_or(Value::Derived(otherwise), Value::Set) }
 }
 
 fn quoted(value: &impl Display) -> String {

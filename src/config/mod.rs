@@ -20,6 +20,7 @@ mod units;
 
 use std::fmt;
 use std::fs;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt as _;
@@ -230,9 +231,7 @@ pub struct ConfigError {
 
 impl ConfigError {
     fn new(problems: Vec<Problem>) -> Self {
-        Self {
-            problems: problems.iter().map(ToString::to_string).collect(),
-        }
+        Self { problems: problems.iter().map(ToString::to_string).collect() }
     }
 }
 
@@ -251,15 +250,13 @@ impl Config {
     ///
     /// All problems found, or why the file cannot be read.
     pub fn load(path: &Path) -> Result<(Self, Warnings), ConfigError> {
-        let text = fs::read_to_string(path)
-            .map(Zeroizing::new)
-            .map_err(|error| ConfigError {
-                problems: vec![format!(
-                    "{}: cannot read the configuration: {error}; `turnway init -o FILE` \
+        let text = read_file(path).map_err(|error| ConfigError {
+            problems: vec![format!(
+                "{}: cannot read the configuration: {error}; `turnway init -o FILE` \
                  writes a new one",
-                    path.display()
-                )],
-            })?;
+                path.display()
+            )],
+        })?;
         let mode = fs::metadata(path).map(|metadata| metadata.permissions().mode());
         let world_readable = mode.is_ok_and(|mode| mode & 0o004 != 0);
         Self::read(path, &text, world_readable)
@@ -285,20 +282,11 @@ impl Config {
         Self {
             realm: raw.realm.into_inner(),
             listen: vec![
-                Listen {
-                    transport: Transport::Udp,
-                    address,
-                },
-                Listen {
-                    transport: Transport::Tcp,
-                    address,
-                },
+                Listen { transport: Transport::Udp, address },
+                Listen { transport: Transport::Tcp, address },
             ],
             relay: Relay {
-                addresses: vec![RelayAddress {
-                    local: loopback.into(),
-                    external: loopback.into(),
-                }],
+                addresses: vec![RelayAddress { local: loopback.into(), external: loopback.into() }],
                 ports: raw.relay.ports.into_inner().0,
             },
             auth: Auth {
@@ -319,10 +307,7 @@ impl Config {
             },
             limits: resolve::unchecked_limits(&raw.limits),
             metrics: Metrics { listen: None },
-            log: Log {
-                level: LogLevel::Info,
-                format: LogFormat::Text,
-            },
+            log: Log { level: LogLevel::Info, format: LogFormat::Text },
             shards: None,
         }
     }
@@ -345,6 +330,24 @@ impl Config {
     }
 }
 
+/// Reads a configuration or a secret: a regular file of at most [`MAX_FILE_BYTES`], since waiting
+/// for a pipe would hold up a reload, and nobody's configuration is longer.
+pub(crate) fn read_file(path: &Path) -> io::Result<Zeroizing<String>> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    if metadata.len() > MAX_FILE_BYTES {
+        return Err(io::Error::other("it is larger than 1 MiB; is it the right file?"));
+    }
+    let mut text = Zeroizing::new(String::new());
+    fs::File::open(path)?.take(MAX_FILE_BYTES).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// The largest file that is read.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
 impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -364,9 +367,7 @@ impl FromStr for Transport {
             "tls" | "dtls" | "auto" => Err(format!(
                 "\"{text}\" listeners are not in this version; write \"udp\" or \"tcp\""
             )),
-            _ => Err(format!(
-                "\"{text}\" is not a transport; write \"udp\" or \"tcp\""
-            )),
+            _ => Err(format!("\"{text}\" is not a transport; write \"udp\" or \"tcp\"")),
         }
     }
 }
@@ -387,13 +388,7 @@ impl FromStr for LogLevel {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let levels = [
-            Self::Error,
-            Self::Warn,
-            Self::Info,
-            Self::Debug,
-            Self::Trace,
-        ];
+        let levels = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
         levels.into_iter().find(|level| level.to_string() == text).ok_or_else(|| {
             format!(
                 "\"{text}\" is not a log level; write \"error\", \"warn\", \"info\", \"debug\" or \

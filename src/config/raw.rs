@@ -310,7 +310,7 @@ keys! {
 }
 
 keys! {
-    /// Log lines, on standard error.
+    /// Log lines, on standard output.
     Table "log" RawLog {
         /// `"error"`, `"warn"`, `"info"`, `"debug"` or `"trace"`.
         Default level: LogLevel = "\"info\"", Live;

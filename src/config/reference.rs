@@ -21,11 +21,7 @@ pub fn reference_toml() -> String {
         for line in table.about {
             push(&mut out, format_args!("##{line}"));
         }
-        let hidden = if table.shape == Shape::OptionalArray {
-            "#"
-        } else {
-            ""
-        };
+        let hidden = if table.shape == Shape::OptionalArray { "#" } else { "" };
         match table.shape {
             Shape::Root | Shape::Inline => {}
             Shape::Table => push(&mut out, format_args!("[{}]", table.path)),
@@ -66,10 +62,7 @@ pub fn reference_markdown() -> String {
                 Kind::Example => format!("No default. Example: `{}`.", key.text),
                 Kind::Required => format!("Required. Example: `{}`.", key.text),
             };
-            push(
-                &mut out,
-                format_args!("\n### `{}`\n\n{}\n", key.name, prose(key.docs)),
-            );
+            push(&mut out, format_args!("\n### `{}`\n\n{}\n", key.name, prose(key.docs)));
             push(&mut out, format_args!("{default} Reload: {}.", reload(key)));
         }
     }
@@ -82,11 +75,7 @@ fn key_toml(out: &mut String, key: &Key, hidden: &str) {
         push(out, format_args!("#{line}"));
     }
     push(out, format_args!("# Reload: {}.", reload(key)));
-    let hidden = if key.kind == Kind::Example {
-        "#"
-    } else {
-        hidden
-    };
+    let hidden = if key.kind == Kind::Example { "#" } else { hidden };
     push(out, format_args!("{hidden}{} = {}", key.name, key.text));
 }
 

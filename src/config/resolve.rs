@@ -29,11 +29,7 @@ pub(super) fn resolve(
     raw: RawConfig,
     problems: Vec<Problem>,
 ) -> Result<(Config, Warnings), ConfigError> {
-    let mut checks = Checks {
-        source,
-        problems,
-        warnings: Vec::new(),
-    };
+    let mut checks = Checks { source, problems, warnings: Vec::new() };
     let realm = checks.realm(&raw.realm);
     let shards = raw.shards.as_ref().map(|shards| checks.shards(shards));
     let listen = checks.listeners(&raw.listen);
@@ -41,28 +37,13 @@ pub(super) fn resolve(
     let auth = checks.auth(raw.auth);
     let peers = checks.peers(&raw.peers);
     let limits = checks.limits(&raw.limits, &relay);
-    let metrics = Metrics {
-        listen: checks.metrics(raw.metrics.listen.as_ref(), &listen),
-    };
-    let log = Log {
-        level: raw.log.level.into_inner(),
-        format: raw.log.format.into_inner(),
-    };
+    let metrics = Metrics { listen: checks.metrics(raw.metrics.listen.as_ref(), &listen) };
+    let log = Log { level: raw.log.level.into_inner(), format: raw.log.format.into_inner() };
     if !checks.problems.is_empty() {
         return Err(ConfigError::new(checks.problems));
     }
     let listen = listen.into_iter().map(Spanned::into_inner).collect();
-    let config = Config {
-        realm,
-        listen,
-        relay,
-        auth,
-        peers,
-        limits,
-        metrics,
-        log,
-        shards,
-    };
+    let config = Config { realm, listen, relay, auth, peers, limits, metrics, log, shards };
     Ok((config, checks.warnings))
 }
 
@@ -103,8 +84,7 @@ impl Checks<'_> {
     }
 
     fn warn(&mut self, span: Range<usize>, message: impl Display) {
-        self.warnings
-            .push(self.source.problem(span, message).to_string());
+        self.warnings.push(self.source.problem(span, message).to_string());
     }
 
     /// An error unless `low <= value <= high`.
@@ -114,25 +94,16 @@ impl Checks<'_> {
     {
         let found = value.get_ref();
         if *found < low {
-            self.error(
-                value.span(),
-                format!("{found} is too little; the least is {low}"),
-            );
+            self.error(value.span(), format!("{found} is too little; the least is {low}"));
         } else if *found > high {
-            self.error(
-                value.span(),
-                format!("{found} is too much; the most is {high}"),
-            );
+            self.error(value.span(), format!("{found} is too much; the most is {high}"));
         }
     }
 
     fn realm(&mut self, realm: &Spanned<String>) -> String {
         let text = realm.get_ref();
         if text.is_empty() {
-            self.error(
-                realm.span(),
-                "is empty; write your domain, such as \"example.org\"",
-            );
+            self.error(realm.span(), "is empty; write your domain, such as \"example.org\"");
         } else if text.len() > MAX_REALM_BYTES {
             let message = format!(
                 "\"{text}\" has {} bytes; the most is {MAX_REALM_BYTES}, so that a 401 is never \
@@ -140,10 +111,7 @@ impl Checks<'_> {
                 text.len()
             );
             self.error(realm.span(), message);
-        } else if text
-            .chars()
-            .any(|c| c.is_control() || c == '"' || c == '\\')
-        {
+        } else if text.chars().any(|c| c.is_control() || c == '"' || c == '\\') {
             self.error(
                 realm.span(),
                 format!("{text:?} contains quotes, a backslash or control characters; remove them"),

@@ -140,10 +140,7 @@ mod tests {
     #[test]
     fn a_secret_never_shows_itself() {
         let secret = Secret::new("hunter2-hunter2".to_owned());
-        assert_eq!(
-            format!("{secret} {secret:?} {secret:#?}"),
-            "[redacted] [redacted] [redacted]"
-        );
+        assert_eq!(format!("{secret} {secret:?} {secret:#?}"), "[redacted] [redacted] [redacted]");
         assert_eq!(serde_json::to_string(&secret).unwrap(), "\"[redacted]\"");
         assert_eq!(secret.expose(), "hunter2-hunter2");
     }

@@ -16,14 +16,8 @@ const LATER: [(&str, &str); 3] = [
         "quotas (what each user may use) are not in this version; remove the table. What bounds \
          the whole server is in [limits]",
     ),
-    (
-        "realms",
-        "further realms are not in this version; keep the one named by `realm`",
-    ),
-    (
-        "admin",
-        "the admin interface is not in this version; remove the table",
-    ),
+    ("realms", "further realms are not in this version; keep the one named by `realm`"),
+    ("admin", "the admin interface is not in this version; remove the table"),
 ];
 
 /// Something wrong or doubtful at one place of the file.
@@ -57,12 +51,7 @@ impl<'a> Source<'a> {
         world_readable: bool,
     ) -> Result<Self, Problem> {
         match DeTable::parse(text) {
-            Ok(root) => Ok(Self {
-                path,
-                text,
-                root,
-                world_readable,
-            }),
+            Ok(root) => Ok(Self { path, text, root, world_readable }),
             Err(error) => Err(Problem {
                 place: place(path, text, error.span().unwrap_or(0..0)),
                 message: format!("not valid TOML: {}", error.message()),
@@ -93,15 +82,8 @@ impl<'a> Source<'a> {
     pub(super) fn problem(&self, span: Range<usize>, message: impl fmt::Display) -> Problem {
         let key = key_at(self.root.get_ref(), &span);
         let place = place(self.path, self.text, span);
-        let place = if key.is_empty() {
-            place
-        } else {
-            format!("{place}: {key}")
-        };
-        Problem {
-            place,
-            message: message.to_string(),
-        }
+        let place = if key.is_empty() { place } else { format!("{place}: {key}") };
+        Problem { place, message: message.to_string() }
     }
 
     /// One problem for each key that no table defines.
@@ -119,10 +101,7 @@ impl<'a> Source<'a> {
             } else if !is_key(path, name.get_ref()) {
                 let message = unknown(path, name.get_ref());
                 let place = place(self.path, self.text, name.span());
-                problems.push(Problem {
-                    place: format!("{place}: {here}"),
-                    message,
-                });
+                problems.push(Problem { place: format!("{place}: {here}"), message });
             }
         }
     }
@@ -147,9 +126,7 @@ impl<'a> Source<'a> {
 }
 
 fn table(path: &str) -> Option<&'static Table> {
-    TABLES
-        .into_iter()
-        .find(|table| table.path == path && !path.is_empty())
+    TABLES.into_iter().find(|table| table.path == path && !path.is_empty())
 }
 
 fn is_key(path: &str, name: &str) -> bool {
@@ -163,10 +140,7 @@ fn keys(path: &str) -> impl Iterator<Item = &'static str> {
         (parent == path && !name.is_empty()).then_some(name)
     });
     let own = TABLES.into_iter().filter(move |table| table.path == path);
-    let mut all: Vec<&str> = own
-        .flat_map(|table| table.keys)
-        .map(|key| key.name)
-        .collect();
+    let mut all: Vec<&str> = own.flat_map(|table| table.keys).map(|key| key.name).collect();
     for name in within {
         if !all.contains(&name) {
             all.push(name);
@@ -177,10 +151,7 @@ fn keys(path: &str) -> impl Iterator<Item = &'static str> {
 
 /// What to do about an unknown key: the nearest key here, or the table where it belongs.
 fn unknown(path: &str, name: &str) -> String {
-    if let Some((_, message)) = LATER
-        .iter()
-        .find(|(later, _)| path.is_empty() && *later == name)
-    {
+    if let Some((_, message)) = LATER.iter().find(|(later, _)| path.is_empty() && *later == name) {
         return (*message).to_owned();
     }
     let nearest = keys(path)
@@ -190,9 +161,7 @@ fn unknown(path: &str, name: &str) -> String {
     if let Some((_, key)) = nearest {
         return format!("unknown key; did you mean \"{key}\"?");
     }
-    let elsewhere = TABLES
-        .into_iter()
-        .find(|table| table.keys.iter().any(|key| key.name == name));
+    let elsewhere = TABLES.into_iter().find(|table| table.keys.iter().any(|key| key.name == name));
     match elsewhere {
         Some(table) if table.path.is_empty() => {
             format!("unknown key here; \"{name}\" belongs at the top, before the first table")
@@ -254,11 +223,7 @@ fn contains(outer: &Range<usize>, inner: &Range<usize>) -> bool {
 }
 
 fn join(path: &str, name: &str) -> String {
-    if path.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{path}.{name}")
-    }
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 /// `file:line`; without the line for an empty span at the start.
@@ -266,10 +231,6 @@ fn place(path: &Path, text: &str, span: Range<usize>) -> String {
     if span == (0..0) {
         return path.display().to_string();
     }
-    let line = 1 + text
-        .bytes()
-        .take(span.start)
-        .filter(|byte| *byte == b'\n')
-        .count();
+    let line = 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count();
     format!("{}:{line}", path.display())
 }

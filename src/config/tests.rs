@@ -44,11 +44,7 @@ fn warned(text: &str, parts: &[&str]) {
     let warnings = with(text).unwrap().1;
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     for part in parts {
-        assert!(
-            warnings[0].contains(part),
-            "{part:?} is not in: {}",
-            warnings[0]
-        );
+        assert!(warnings[0].contains(part), "{part:?} is not in: {}", warnings[0]);
     }
 }
 
@@ -57,13 +53,7 @@ fn a_short_file_gets_the_defaults() {
     let (config, warnings) = with("").unwrap();
     assert_eq!(warnings, Vec::<String>::new());
     assert_eq!(config.realm, "turnway");
-    assert_eq!(
-        config.relay,
-        Relay {
-            addresses: vec![],
-            ports: 49152..=65535
-        }
-    );
+    assert_eq!(config.relay, Relay { addresses: vec![], ports: 49152..=65535 });
     assert_eq!(config.limits.permissions_per_allocation, 256);
     assert_eq!(config.limits.channels_per_allocation, 256);
     assert_eq!(config.limits.allocations, None);
@@ -131,75 +121,37 @@ fn every_key_is_read() {
     assert_eq!(warnings, Vec::<String>::new());
     assert_eq!(config.shards, Some(2));
     assert_eq!(config.listen[0].transport, Transport::Tcp);
-    assert_eq!(
-        config.listen[0].address,
-        "[2001:db8::5]:3479".parse().unwrap()
-    );
+    assert_eq!(config.listen[0].address, "[2001:db8::5]:3479".parse().unwrap());
     let pair = RelayAddress {
         local: "fd00::5".parse().unwrap(),
         external: "2001:db8::7".parse().unwrap(),
     };
     assert_eq!(config.relay.addresses[1], pair);
-    assert_eq!(
-        config.relay.addresses[0].local,
-        config.relay.addresses[0].external
-    );
+    assert_eq!(config.relay.addresses[0].local, config.relay.addresses[0].external);
     assert_eq!(config.auth.rest_secrets[1].expose(), "fedcba9876543210");
     assert_eq!(config.auth.rest_separator, '|');
-    let credentials: Vec<_> = config
-        .auth
-        .users
-        .iter()
-        .map(|user| &user.credential)
-        .collect();
+    let credentials: Vec<_> = config.auth.users.iter().map(|user| &user.credential).collect();
     assert!(
         matches!(credentials[0], Credential::Password(secret) if secret.expose() == "wonderland")
     );
     assert!(matches!(credentials[1], Credential::Md5(key) if key.expose()[15] == 0xff));
     assert!(matches!(credentials[2], Credential::Sha256(key) if key.expose()[31] == 0x1f));
-    assert_eq!(
-        config.peers.allow.len() + config.peers.deny.len() + config.peers.nat64.len(),
-        4
-    );
-    assert_eq!(
-        (config.limits.allocations, config.limits.tcp_connections),
-        (Some(500), Some(100))
-    );
-    assert_eq!(
-        config.log,
-        Log {
-            level: LogLevel::Debug,
-            format: LogFormat::Json
-        }
-    );
+    assert_eq!(config.peers.allow.len() + config.peers.deny.len() + config.peers.nat64.len(), 4);
+    assert_eq!((config.limits.allocations, config.limits.tcp_connections), (Some(500), Some(100)));
+    assert_eq!(config.log, Log { level: LogLevel::Debug, format: LogFormat::Json });
 }
 
 #[test]
 fn unknown_keys_name_the_nearest_one() {
-    refused(
-        "reallm = \"a\"",
-        &["t.toml:1: reallm: ", "did you mean \"realm\"?"],
-    );
+    refused("reallm = \"a\"", &["t.toml:1: reallm: ", "did you mean \"realm\"?"]);
     refused(
         "\n[limits]\nmax_lifetme = \"1h\"",
         &["t.toml:3: limits.max_lifetme", "\"max_lifetime\""],
     );
-    refused(
-        "[peer]\nallow = []",
-        &["t.toml:1: peer: ", "did you mean \"peers\"?"],
-    );
-    refused(
-        "[log]\ndrain_timeout = \"1h\"",
-        &["t.toml:2: log.drain_timeout", "[limits]"],
-    );
-    refused(
-        "[log]\nrealm = \"a\"",
-        &["t.toml:2: log.realm", "at the top"],
-    );
-    refused(
-        "[log]\nzzzzzzz = 1",
-        &["t.toml:2", "the keys here are level, format"],
-    );
+    refused("[peer]\nallow = []", &["t.toml:1: peer: ", "did you mean \"peers\"?"]);
+    refused("[log]\ndrain_timeout = \"1h\"", &["t.toml:2: log.drain_timeout", "[limits]"]);
+    refused("[log]\nrealm = \"a\"", &["t.toml:2: log.realm", "at the top"]);
+    refused("[log]\nzzzzzzz = 1", &["t.toml:2", "the keys here are level, format"]);
     refused(
         "[relay]\naddresses = [{ local = \"10.0.0.5\", public = \"x\", external = \"192.0.2.1\" }]",
         &["t.toml:2: relay.addresses.public", "local, external"],
@@ -214,23 +166,12 @@ fn all_unknown_keys_are_named_at_once() {
 
 #[test]
 fn what_comes_in_later_versions_is_said_so() {
-    refused(
-        "[quota]\nallocations_per_user = 3",
-        &["t.toml:1: quota", "not in this version"],
-    );
-    refused(
-        "[[realms]]\nname = \"b\"",
-        &["t.toml:1: realms", "not in this version"],
-    );
+    refused("[quota]\nallocations_per_user = 3", &["t.toml:1: quota", "not in this version"]);
+    refused("[[realms]]\nname = \"b\"", &["t.toml:1: realms", "not in this version"]);
     for transport in ["tls", "dtls"] {
         refused(
             &format!("[[listen]]\ntransport = \"{transport}\"\naddress = \"0.0.0.0:5349\""),
-            &[
-                "t.toml:2: listen.transport",
-                transport,
-                "not in this version",
-                "\"udp\" or \"tcp\"",
-            ],
+            &["t.toml:2: listen.transport", transport, "not in this version", "\"udp\" or \"tcp\""],
         );
     }
 }
@@ -238,10 +179,7 @@ fn what_comes_in_later_versions_is_said_so() {
 #[test]
 fn broken_toml_names_the_line() {
     refused("realm = \"turnway\n", &["t.toml:1: not valid TOML"]);
-    refused(
-        "realm = 5",
-        &["t.toml:1: realm: ", "5", "expected a string"],
-    );
+    refused("realm = 5", &["t.toml:1: realm: ", "5", "expected a string"]);
     refused("realm = \"a\"\nrealm = \"b\"", &["t.toml:2", "duplicate"]);
     refused("limits = 5", &["t.toml:1: limits", "5"]);
 }
@@ -250,10 +188,7 @@ fn broken_toml_names_the_line() {
 fn no_listener_and_no_user_are_errors() {
     let error = parse("").unwrap_err();
     assert!(error.contains("there is no [[listen]]"), "{error}");
-    assert!(
-        error.contains("no users and no secret") && error.contains("open relay"),
-        "{error}"
-    );
+    assert!(error.contains("no users and no secret") && error.contains("open relay"), "{error}");
     let error = parse(&format!("{LISTEN}[auth]\nrest_secrets = []")).unwrap_err();
     assert!(error.contains("no users and no secret"), "{error}");
 }
@@ -261,14 +196,8 @@ fn no_listener_and_no_user_are_errors() {
 #[test]
 fn the_realm_is_bounded() {
     let long = format!("realm = \"{}\"", "r".repeat(65));
-    refused(
-        &long,
-        &["t.toml:1: realm", "65 bytes", "the most is 64", "3 times"],
-    );
-    assert_eq!(
-        good(&format!("realm = \"{}\"", "r".repeat(64))).realm.len(),
-        64
-    );
+    refused(&long, &["t.toml:1: realm", "65 bytes", "the most is 64", "3 times"]);
+    assert_eq!(good(&format!("realm = \"{}\"", "r".repeat(64))).realm.len(), 64);
     refused("realm = \"\"", &["realm", "is empty"]);
     refused("realm = 'a\"b'", &["realm", "quotes"]);
 }
@@ -277,66 +206,31 @@ fn the_realm_is_bounded() {
 fn listeners_are_checked() {
     let listen =
         |address: &str| format!("[[listen]]\ntransport = \"udp\"\naddress = \"{address}\"");
-    refused(
-        &listen("0.0.0.0:3478"),
-        &["t.toml:6: listen.address", "already covered by udp"],
-    );
-    refused(
-        &listen("10.0.0.1:3478"),
-        &["listen.address", "0.0.0.0:3478", "remove one"],
-    );
-    refused(
-        &listen("0.0.0.0:0"),
-        &["t.toml:3: listen.address", "port 0"],
-    );
-    refused(
-        &listen("10.0.0.1"),
-        &["t.toml:3", "has no port; write \"10.0.0.1:3478\""],
-    );
+    refused(&listen("0.0.0.0:3478"), &["t.toml:6: listen.address", "already covered by udp"]);
+    refused(&listen("10.0.0.1:3478"), &["listen.address", "0.0.0.0:3478", "remove one"]);
+    refused(&listen("0.0.0.0:0"), &["t.toml:3: listen.address", "port 0"]);
+    refused(&listen("10.0.0.1"), &["t.toml:3", "has no port; write \"10.0.0.1:3478\""]);
     refused(&listen("::1"), &["has no port; write \"[::1]:3478\""]);
     refused(&listen("localhost:3478"), &["names are not looked up"]);
     refused(&listen("[::ffff:10.0.0.1]:3478"), &["IPv4 written as IPv6"]);
     refused(&listen("224.0.0.1:3478"), &["multicast"]);
-    refused(
-        "[[listen]]\ntransport = \"udp\"",
-        &["t.toml:1: listen", "`address` is missing"],
-    );
-    refused(
-        "[[listen]]\naddress = \"0.0.0.0:1\"",
-        &["t.toml:1: listen", "`transport` is missing"],
-    );
-    refused(
-        "[[listen]]\ntransport = \"sctp\"",
-        &["t.toml:2", "\"sctp\" is not a transport"],
-    );
+    refused("[[listen]]\ntransport = \"udp\"", &["t.toml:1: listen", "`address` is missing"]);
+    refused("[[listen]]\naddress = \"0.0.0.0:1\"", &["t.toml:1: listen", "`transport` is missing"]);
+    refused("[[listen]]\ntransport = \"sctp\"", &["t.toml:2", "\"sctp\" is not a transport"]);
     assert_eq!(good(&listen("[::]:3478")).listen.len(), 2);
-    assert_eq!(
-        good(&listen("0.0.0.0:3478").replace("udp", "tcp"))
-            .listen
-            .len(),
-        2
-    );
-    refused(
-        "[metrics]\nlisten = \"127.0.0.1:0\"",
-        &["t.toml:2: metrics.listen", "port 0"],
-    );
+    assert_eq!(good(&listen("0.0.0.0:3478").replace("udp", "tcp")).listen.len(), 2);
+    refused("[metrics]\nlisten = \"127.0.0.1:0\"", &["t.toml:2: metrics.listen", "port 0"]);
     refused(
         "[[listen]]\ntransport = \"tcp\"\naddress = \"0.0.0.0:9641\"\n\
          [metrics]\nlisten = \"127.0.0.1:9641\"",
-        &[
-            "t.toml:5: metrics.listen",
-            "already covered by the TCP listener 0.0.0.0:9641",
-        ],
+        &["t.toml:5: metrics.listen", "already covered by the TCP listener 0.0.0.0:9641"],
     );
 }
 
 #[test]
 fn relay_addresses_are_checked() {
     let relay = |addresses: &str| format!("[relay]\naddresses = [{addresses}]");
-    refused(
-        &relay("\"0.0.0.0\""),
-        &["t.toml:2: relay.addresses", "0.0.0.0", "peers shall see"],
-    );
+    refused(&relay("\"0.0.0.0\""), &["t.toml:2: relay.addresses", "0.0.0.0", "peers shall see"]);
     refused(&relay("\"239.1.1.1\""), &["relay.addresses", "multicast"]);
     refused(&relay("\"fe80::1\""), &["link-local"]);
     refused(&relay("\"turn.example.org\""), &["is not an IP address"]);
@@ -346,22 +240,10 @@ fn relay_addresses_are_checked() {
         &relay("{ local = \"10.0.0.5\", external = \"2001:db8::1\" }"),
         &["t.toml:2: relay.addresses", "different families"],
     );
-    refused(
-        &relay("{ local = \"10.0.0.5\" }"),
-        &["needs both `local` and `external`"],
-    );
-    refused(
-        &relay("{ local = \"10.0.0.5\", external = \"x\" }"),
-        &["relay.addresses.external"],
-    );
-    refused(
-        &relay("\"203.0.113.7\", \"203.0.113.7\""),
-        &["is there already"],
-    );
-    refused(
-        &relay("7"),
-        &["t.toml:2: relay.addresses", "expected an address in quotes"],
-    );
+    refused(&relay("{ local = \"10.0.0.5\" }"), &["needs both `local` and `external`"]);
+    refused(&relay("{ local = \"10.0.0.5\", external = \"x\" }"), &["relay.addresses.external"]);
+    refused(&relay("\"203.0.113.7\", \"203.0.113.7\""), &["is there already"]);
+    refused(&relay("7"), &["t.toml:2: relay.addresses", "expected an address in quotes"]);
 }
 
 #[test]
@@ -369,41 +251,20 @@ fn a_private_relay_address_is_a_warning_that_says_what_to_write() {
     for address in ["10.0.0.5", "100.64.1.1", "fd00::5"] {
         warned(
             &format!("[relay]\naddresses = [\"{address}\"]"),
-            &[
-                "t.toml:2: relay.addresses",
-                &format!("{{ local = \"{address}\", external = "),
-            ],
+            &["t.toml:2: relay.addresses", &format!("{{ local = \"{address}\", external = ")],
         );
     }
-    warned(
-        "[relay]\naddresses = [\"127.0.0.1\"]",
-        &["cannot reach 127.0.0.1"],
-    );
+    warned("[relay]\naddresses = [\"127.0.0.1\"]", &["cannot reach 127.0.0.1"]);
     assert_eq!(private_relay_warning("203.0.113.7".parse().unwrap()), None);
 }
 
 #[test]
 fn relay_ports_hold_pairs_and_no_listener() {
-    refused(
-        "[relay]\nports = \"5000-5000\"",
-        &["t.toml:2: relay.ports", "too small"],
-    );
-    refused(
-        "[relay]\nports = 5000",
-        &["t.toml:2: relay.ports", "write \"49152-65535\""],
-    );
+    refused("[relay]\nports = \"5000-5000\"", &["t.toml:2: relay.ports", "too small"]);
+    refused("[relay]\nports = 5000", &["t.toml:2: relay.ports", "write \"49152-65535\""]);
     let inside = "[relay]\nports = \"3000-4000\"";
-    refused(
-        inside,
-        &[
-            "t.toml:5: listen.address",
-            "among the relay ports 3000-4000",
-        ],
-    );
-    refused(
-        &format!("{inside}\naddresses = [\"203.0.113.7\"]"),
-        &["among the relay ports"],
-    );
+    refused(inside, &["t.toml:5: listen.address", "among the relay ports 3000-4000"]);
+    refused(&format!("{inside}\naddresses = [\"203.0.113.7\"]"), &["among the relay ports"]);
     good(&format!("{inside}\naddresses = [\"2001:db8::1\"]"));
     warned("[relay]\nports = \"80-3000\"", &["below 1024"]);
 }
@@ -415,72 +276,32 @@ fn peers_are_checked() {
         &peers("allow = [\n  \"10.0.0.0/8\",\n  \"10.1.2.3/8\",\n]"),
         &["t.toml:4: peers.allow", "\"10.1.2.3/8\"", "\"10.0.0.0/8\""],
     );
-    refused(
-        &peers("deny = [\"10.0.0.0/40\"]"),
-        &["t.toml:2: peers.deny", "not an address range"],
-    );
+    refused(&peers("deny = [\"10.0.0.0/40\"]"), &["t.toml:2: peers.deny", "not an address range"]);
     refused(&peers("deny = \"10.0.0.0/8\""), &["t.toml:2: peers.deny"]);
     refused(
         &peers("allow = [\"10.0.0.0/8\"]\ndeny = [\"10.0.0.0/8\"]"),
-        &[
-            "t.toml:3: peers.deny",
-            "10.0.0.0/8 is in `allow` too",
-            "remove one",
-        ],
+        &["t.toml:3: peers.deny", "10.0.0.0/8 is in `allow` too", "remove one"],
     );
     good(&peers("allow = [\"10.0.0.0/8\"]\ndeny = [\"10.0.0.5\"]"));
-    refused(
-        &peers("nat64 = [\"64:ff9b:1::/50\"]"),
-        &["t.toml:2: peers.nat64", "/96", "RFC 6052"],
-    );
-    refused(
-        &peers("nat64 = [\"10.0.0.0/8\"]"),
-        &["peers.nat64", "is IPv6"],
-    );
+    refused(&peers("nat64 = [\"64:ff9b:1::/50\"]"), &["t.toml:2: peers.nat64", "/96", "RFC 6052"]);
+    refused(&peers("nat64 = [\"10.0.0.0/8\"]"), &["peers.nat64", "is IPv6"]);
     good(&peers("allow = [\"10.0.0.5\"]\ndeny = [\"10.0.0.0/8\"]"));
-    let warnings = with(&peers("allow = [\"0.0.0.0/0\"]"))
-        .unwrap()
-        .1
-        .join("\n");
-    assert!(
-        warnings.contains("169.254.169.254") && warnings.contains("127.0.0.1"),
-        "{warnings}"
-    );
+    let warnings = with(&peers("allow = [\"0.0.0.0/0\"]")).unwrap().1.join("\n");
+    assert!(warnings.contains("169.254.169.254") && warnings.contains("127.0.0.1"), "{warnings}");
 }
 
 #[test]
 fn limits_have_units_and_bounds() {
     let limit = |text: &str| format!("[limits]\n{text}");
-    refused(
-        &limit("tcp_idle_timeout = 60"),
-        &["t.toml:2: limits.tcp_idle_timeout", "\"60s\""],
-    );
-    refused(
-        &limit("socket_buffer = 4096"),
-        &["limits.socket_buffer", "has no unit", "\"4 MiB\""],
-    );
+    refused(&limit("tcp_idle_timeout = 60"), &["t.toml:2: limits.tcp_idle_timeout", "\"60s\""]);
+    refused(&limit("socket_buffer = 4096"), &["limits.socket_buffer", "has no unit", "\"4 MiB\""]);
     refused(&limit("unauthenticated_per_source = 200"), &["\"200/s\""]);
-    refused(
-        &limit("max_lifetime = \"5m\""),
-        &["limits.max_lifetime", "5m is too little", "10m"],
-    );
+    refused(&limit("max_lifetime = \"5m\""), &["limits.max_lifetime", "5m is too little", "10m"]);
     refused(&limit("max_lifetime = \"25h\""), &["25h is too much", "1d"]);
-    refused(
-        &limit("channels_per_allocation = 5000"),
-        &["the most is 4096"],
-    );
-    refused(
-        &limit("permissions_per_allocation = -1"),
-        &["-1 is not a whole number"],
-    );
-    refused(
-        &limit("allocations = \"many\""),
-        &["many is not a whole number"],
-    );
-    refused(
-        &limit("tcp_send_queue = \"64 KiB\""),
-        &["the least is 128 KiB"],
-    );
+    refused(&limit("channels_per_allocation = 5000"), &["the most is 4096"]);
+    refused(&limit("permissions_per_allocation = -1"), &["-1 is not a whole number"]);
+    refused(&limit("allocations = \"many\""), &["many is not a whole number"]);
+    refused(&limit("tcp_send_queue = \"64 KiB\""), &["the least is 128 KiB"]);
     refused("shards = 0", &["t.toml:1: shards", "the least is 1"]);
     warned(
         "[limits]\nallocations = 5000\n\
@@ -488,10 +309,7 @@ fn limits_have_units_and_bounds() {
         &["t.toml:2: limits.allocations", "1000 relay ports"],
     );
     let error = parse(&format!("{LISTEN}{AUTH}nonce_lifetime = \"1s\"")).unwrap_err();
-    assert!(
-        error.contains("t.toml:6: auth.nonce_lifetime: 1s is too little"),
-        "{error}"
-    );
+    assert!(error.contains("t.toml:6: auth.nonce_lifetime: 1s is too little"), "{error}");
 }
 
 #[test]
@@ -500,10 +318,7 @@ fn the_effective_configuration_is_toml_without_secrets() {
     let text = config.effective();
     assert!(!text.contains("wonderland"), "{text}");
     let table: toml::Table = text.parse().unwrap();
-    assert_eq!(
-        table["auth"]["user"][0]["password"].as_str(),
-        Some("[redacted]")
-    );
+    assert_eq!(table["auth"]["user"][0]["password"].as_str(), Some("[redacted]"));
     assert_eq!(table["listen"][0]["address"].as_str(), Some("0.0.0.0:3478"));
     assert_eq!(table["limits"]["socket_buffer"].as_str(), Some("4 MiB"));
     assert!(text.contains("# shards: one for each usable CPU"), "{text}");
@@ -513,19 +328,12 @@ fn the_effective_configuration_is_toml_without_secrets() {
 #[test]
 fn every_key_is_a_setting_and_every_setting_a_key() {
     let config = Config::development(Secret::new("0123456789abcdef".to_owned()));
-    let settings: Vec<&str> = settings(&config)
-        .iter()
-        .map(|setting| setting.key)
-        .collect();
+    let settings: Vec<&str> = settings(&config).iter().map(|setting| setting.key).collect();
     for table in TABLES.iter().filter(|table| table.shape != Shape::Inline) {
         for key in table.keys.iter().filter(|key| !key.name.ends_with("_file")) {
             let name = [table.path, key.name].join(".");
             let of_list = matches!(table.shape, Shape::Array | Shape::OptionalArray);
-            let name = if of_list {
-                table.path
-            } else {
-                name.trim_start_matches('.')
-            };
+            let name = if of_list { table.path } else { name.trim_start_matches('.') };
             assert!(settings.contains(&name), "{name} is not shown");
         }
     }
@@ -535,10 +343,7 @@ fn every_key_is_a_setting_and_every_setting_a_key() {
     for table in TABLES {
         let mut classes = table.keys.iter().map(|key| key.reload);
         let first = classes.next().unwrap();
-        let is_list = matches!(
-            table.shape,
-            Shape::Array | Shape::OptionalArray | Shape::Inline
-        );
+        let is_list = matches!(table.shape, Shape::Array | Shape::OptionalArray | Shape::Inline);
         assert!(
             !is_list || classes.all(|class| class == first),
             "[{}] is reloaded as one",
@@ -562,14 +367,7 @@ fn a_reload_says_what_needs_a_restart() {
     );
     assert_eq!(
         restart_needed(&old, &restart),
-        [
-            "realm",
-            "shards",
-            "listen",
-            "relay.ports",
-            "limits.socket_buffer",
-            "metrics.listen"
-        ]
+        ["realm", "shards", "listen", "relay.ports", "limits.socket_buffer", "metrics.listen"]
     );
     assert_eq!(reload_of("auth.rest_secrets"), Reload::Live);
 }
@@ -593,25 +391,8 @@ fn a_reload_takes_over_what_is_live_and_nothing_else() {
 #[test]
 fn development_stays_on_this_machine() {
     let config = Config::development(Secret::new("0123456789abcdef".to_owned()));
-    assert!(
-        config
-            .listen
-            .iter()
-            .all(|listener| listener.address.ip().is_loopback())
-    );
-    assert!(
-        config
-            .relay
-            .addresses
-            .iter()
-            .all(|relay| relay.external.is_loopback())
-    );
-    assert!(
-        config
-            .peers
-            .allow
-            .iter()
-            .all(|net| net.addr().is_loopback())
-    );
+    assert!(config.listen.iter().all(|listener| listener.address.ip().is_loopback()));
+    assert!(config.relay.addresses.iter().all(|relay| relay.external.is_loopback()));
+    assert!(config.peers.allow.iter().all(|net| net.addr().is_loopback()));
     assert!(config.metrics.listen.is_none());
 }

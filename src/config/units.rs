@@ -53,9 +53,7 @@ impl FromStr for Rate {
         let (number, unit) = split(text);
         let refuse = |why: &str| {
             let number = if number.is_empty() { "200" } else { number };
-            Err(format!(
-                "\"{text}\" {why}; write \"{number}/s\" for {number} in each second"
-            ))
+            Err(format!("\"{text}\" {why}; write \"{number}/s\" for {number} in each second"))
         };
         match (number.parse::<u32>(), unit) {
             (_, "") => refuse("has no unit"),
@@ -64,9 +62,7 @@ impl FromStr for Rate {
             }
             (Ok(per_second), "/s") => Ok(Self { per_second }),
             (Ok(_), _) => refuse("is not a rate per second"),
-            (Err(_), _) => Err(format!(
-                "\"{text}\" is not a rate; write for example \"200/s\""
-            )),
+            (Err(_), _) => Err(format!("\"{text}\" is not a rate; write for example \"200/s\"")),
         }
     }
 }
@@ -141,9 +137,7 @@ impl FromStr for Ports {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text
-            .split_once('-')
-            .map(|(low, high)| (low.trim(), high.trim()));
+        let parts = text.split_once('-').map(|(low, high)| (low.trim(), high.trim()));
         let parsed = parts.map(|(low, high)| (low.parse::<u16>(), high.parse::<u16>()));
         let Some((Ok(low), Ok(high))) = parsed else {
             return Err(format!(
@@ -151,9 +145,7 @@ impl FromStr for Ports {
             ));
         };
         if low == 0 {
-            return Err(format!(
-                "\"{text}\" contains port 0; begin at 1024 or above"
-            ));
+            return Err(format!("\"{text}\" contains port 0; begin at 1024 or above"));
         }
         if low > high {
             return Err(format!("\"{text}\" runs backwards; write \"{high}-{low}\""));
@@ -195,9 +187,7 @@ from_text!(Count, "a whole number");
 /// `"4 MiB"` into `("4", "MiB")`.
 fn split(text: &str) -> (&str, &str) {
     let text = text.trim();
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     (number, unit.trim())
 }
@@ -221,9 +211,7 @@ fn scaled(text: &str, units: &[(&str, u64)], what: &str, examples: &str) -> Resu
             names.join(", ")
         ));
     };
-    count
-        .checked_mul(*factor)
-        .ok_or_else(|| format!("\"{text}\" is too large"))
+    count.checked_mul(*factor).ok_or_else(|| format!("\"{text}\" is too large"))
 }
 
 fn show(f: &mut fmt::Formatter<'_>, value: u64, units: &[(&str, u64)], space: &str) -> fmt::Result {
@@ -270,39 +258,22 @@ mod tests {
     #[test]
     fn a_bare_number_is_refused_with_the_right_spelling() {
         let span = "60".parse::<Span>().unwrap_err();
-        assert!(
-            span.contains("no unit") && span.contains("\"60s\""),
-            "{span}"
-        );
+        assert!(span.contains("no unit") && span.contains("\"60s\""), "{span}");
         let size = "4096".parse::<Size>().unwrap_err();
-        assert!(
-            size.contains("no unit") && size.contains("\"4096B\""),
-            "{size}"
-        );
+        assert!(size.contains("no unit") && size.contains("\"4096B\""), "{size}");
         let rate = "200".parse::<Rate>().unwrap_err();
-        assert!(
-            rate.contains("no unit") && rate.contains("\"200/s\""),
-            "{rate}"
-        );
+        assert!(rate.contains("no unit") && rate.contains("\"200/s\""), "{rate}");
     }
 
     #[test]
     fn unknown_units_list_the_known_ones() {
         let span = "5 min".parse::<Span>().unwrap_err();
-        assert!(
-            span.contains("\"min\"") && span.contains("s, m, h, d"),
-            "{span}"
-        );
+        assert!(span.contains("\"min\"") && span.contains("s, m, h, d"), "{span}");
         let size = "4 mb".parse::<Size>().unwrap_err();
         assert!(size.contains("\"mb\"") && size.contains("MiB"), "{size}");
         assert!("10/min".parse::<Rate>().unwrap_err().contains("\"10/s\""));
         assert!("0/s".parse::<Rate>().is_err());
-        assert!(
-            "18446744073709551615d"
-                .parse::<Span>()
-                .unwrap_err()
-                .contains("too large")
-        );
+        assert!("18446744073709551615d".parse::<Span>().unwrap_err().contains("too large"));
         assert!("-5s".parse::<Span>().is_err());
         assert!("".parse::<Size>().is_err());
     }
@@ -310,20 +281,10 @@ mod tests {
     #[test]
     fn port_ranges_have_two_ends_in_order() {
         assert_eq!("49152-65535".parse::<Ports>().unwrap().0, 49152..=65535);
-        assert!(
-            "65535-49152"
-                .parse::<Ports>()
-                .unwrap_err()
-                .contains("\"49152-65535\"")
-        );
+        assert!("65535-49152".parse::<Ports>().unwrap_err().contains("\"49152-65535\""));
         assert!("0-10".parse::<Ports>().unwrap_err().contains("port 0"));
         for text in ["3478", "1-65536", "a-b", ""] {
-            assert!(
-                text.parse::<Ports>()
-                    .unwrap_err()
-                    .contains("is not a range"),
-                "{text}"
-            );
+            assert!(text.parse::<Ports>().unwrap_err().contains("is not a range"), "{text}");
         }
     }
 }

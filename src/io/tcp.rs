@@ -27,8 +27,8 @@ pub struct Connection {
     written: usize,
     /// What the poller watches for.
     interest: Interest,
-    /// `mono_ns` of the last complete message.
-    pub active_ns: u64,
+    /// `mono_ns` of when it was accepted, or was last seen to have an allocation.
+    used_ns: u64,
     /// Waiting to be written at the end of the batch.
     dirty: bool,
 }
@@ -59,23 +59,14 @@ impl Connection {
         let server = turnway_relay::address::without_flow_label(server);
         Self {
             stream,
-            tuple: FiveTuple {
-                transport: Transport::Tcp,
-                client,
-                server,
-            },
+            tuple: FiveTuple { transport: Transport::Tcp, client, server },
             carry: Vec::new(),
             queue: Vec::new(),
             written: 0,
             interest: Interest::READ,
-            active_ns: now_ns,
+            used_ns: now_ns,
             dirty: false,
         }
-    }
-
-    /// Who it is.
-    pub fn tuple(&self) -> &FiveTuple {
-        &self.tuple
     }
 
     fn pending(&self) -> usize {
@@ -136,11 +127,7 @@ impl Connection {
     fn watch(&mut self, limit: usize) -> Written {
         let reading = self.interest == Interest::READ || self.interest == Interest::READ_WRITE;
         let pending = self.pending();
-        let read = if reading {
-            pending < limit / 2
-        } else {
-            pending < limit / 4
-        };
+        let read = if reading { pending < limit / 2 } else { pending < limit / 4 };
         let wanted = match (pending > 0, read) {
             (false, _) => Interest::READ,
             (true, true) => Interest::READ_WRITE,
@@ -187,16 +174,12 @@ impl Connections {
     /// The client on a connection, as the rules know it.
     pub fn client(&self, index: u32) -> Option<Client> {
         let connection = self.slots.get(index as usize)?.as_ref()?;
-        Some(Client {
-            tuple: connection.tuple,
-            link: Link(index),
-        })
+        Some(Client { tuple: connection.tuple, link: Link(index) })
     }
 
     /// The connection of a client, unless it was replaced by another's.
     pub fn of(&mut self, client: &Client) -> Option<&mut Connection> {
-        self.get_mut(client.link.0)
-            .filter(|connection| connection.tuple == client.tuple)
+        self.get_mut(client.link.0).filter(|connection| connection.tuple == client.tuple)
     }
 
     /// Closes a connection, and says whose it was.
@@ -231,9 +214,22 @@ impl Connections {
         self.dirty.pop()
     }
 
-    /// All connections, with their names.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &Connection)> {
-        let slots = self.slots.iter().enumerate();
-        slots.filter_map(|(index, slot)| slot.as_ref().map(|slot| (index as u32, slot)))
+    /// The connections that have had no allocation for longer than `idle_ns`, whatever they sent.
+    pub fn idle(
+        &mut self,
+        now_ns: u64,
+        idle_ns: u64,
+        has_allocation: impl Fn(&FiveTuple) -> bool,
+    ) -> Vec<u32> {
+        let mut idle = Vec::new();
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let Some(connection) = slot else { continue };
+            if has_allocation(&connection.tuple) {
+                connection.used_ns = now_ns;
+            } else if now_ns.saturating_sub(connection.used_ns) > idle_ns {
+                idle.push(index as u32);
+            }
+        }
+        idle
     }
 }

@@ -23,11 +23,7 @@ impl Listener {
     /// Those of `getsockname`.
     pub fn new(socket: udp::UdpListener) -> io::Result<Self> {
         let local = socket.local_addr()?;
-        Ok(Self {
-            socket,
-            local,
-            drops: Drops::default(),
-        })
+        Ok(Self { socket, local, drops: Drops::default() })
     }
 
     /// The socket, to be polled and received from.
@@ -45,15 +41,8 @@ impl Listener {
     pub fn client(&self, index: u32, from: SocketAddr, to: Option<IpAddr>) -> Client {
         let server = SocketAddr::new(to.unwrap_or(self.local.ip()), self.local.port());
         let client = turnway_relay::address::without_flow_label(from);
-        let tuple = FiveTuple {
-            transport: Transport::Udp,
-            client,
-            server,
-        };
-        Client {
-            tuple,
-            link: Link(index),
-        }
+        let tuple = FiveTuple { transport: Transport::Udp, client, server };
+        Client { tuple, link: Link(index) }
     }
 
     /// How many datagrams the kernel has dropped since the last call.
@@ -100,11 +89,7 @@ impl RelaySockets {
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, Default::default);
         }
-        let socket = RelaySocket {
-            socket,
-            local,
-            drops: Drops::default(),
-        };
+        let socket = RelaySocket { socket, local, drops: Drops::default() };
         self.slots[slot][column(id.family)] = Some((id.allocation.generation, socket));
     }
 
@@ -119,10 +104,7 @@ impl RelaySockets {
     pub fn in_slot(&mut self, slot: u32, family: Family) -> Option<(RelayId, &mut RelaySocket)> {
         let row = self.slots.get_mut(slot as usize)?;
         let (generation, socket) = row[column(family)].as_mut()?;
-        let allocation = turnway_relay::AllocationId {
-            slot,
-            generation: *generation,
-        };
+        let allocation = turnway_relay::AllocationId { slot, generation: *generation };
         Some((RelayId { allocation, family }, socket))
     }
 
@@ -158,8 +140,5 @@ impl Drops {
 /// The header fields of a received datagram that its relayed copy inherits.
 pub fn ip_fields(received: &udp::Received<'_>) -> Option<IpFields> {
     let ttl = received.ttl?;
-    Some(IpFields {
-        ttl,
-        tos: received.tos.unwrap_or(0),
-    })
+    Some(IpFields { ttl, tos: received.tos.unwrap_or(0) })
 }

@@ -24,11 +24,7 @@ impl Write for Page {
 impl Page {
     fn lines(&self) -> Vec<String> {
         let bytes = self.0.lock().unwrap().clone();
-        String::from_utf8(bytes)
-            .unwrap()
-            .lines()
-            .map(str::to_owned)
-            .collect()
+        String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
     }
 }
 
@@ -85,12 +81,7 @@ fn ended() -> Record {
         v4: Some("203.0.113.7:50000".parse().unwrap()),
         v6: Some("[2001:db8::7]:50001".parse().unwrap()),
         seconds: 61,
-        traffic: Traffic {
-            to_peer: 1,
-            to_peer_bytes: 20,
-            to_client: 300,
-            to_client_bytes: 4000,
-        },
+        traffic: Traffic { to_peer: 1, to_peer_bytes: 20, to_client: 300, to_client_bytes: 4000 },
         reason: EndReason::Deleted,
     }))
 }
@@ -161,10 +152,7 @@ fn a_refusal_says_why_and_how_often() {
          transport=tcp cause=\"unknown_user\" suppressed=12"
     );
     let json = json_of(failed(b"bob", AuthFailure::WrongKey));
-    assert_eq!(
-        json["message"],
-        "authentication failed: wrong key: the password or secret differs"
-    );
+    assert_eq!(json["message"], "authentication failed: wrong key: the password or secret differs");
     assert_eq!(json["cause"], "wrong_key");
     assert_eq!(json["suppressed"], 12);
     let json = json_of(failed(b"bob", AuthFailure::NotTimeLimited));
@@ -191,34 +179,21 @@ fn an_expired_credential_hints_at_the_clock_where_that_is_likely() {
 #[test]
 fn names_are_printed_as_they_are_unless_that_does_harm() {
     let shown = |name: &[u8]| Name(name).to_string();
-    assert_eq!(
-        shown(b"1735689600:alice@example.org"),
-        "1735689600:alice@example.org"
-    );
+    assert_eq!(shown(b"1735689600:alice@example.org"), "1735689600:alice@example.org");
     assert_eq!(shown("Zoë O'Neill 東京".as_bytes()), "Zoë O'Neill 東京");
     assert_eq!(shown(b""), "");
     assert_eq!(shown(b"a\nb\r\t\0"), "a%0Ab%0D%09%00");
     assert_eq!(shown(b"\"\\100%"), "%22%5C100%25");
     assert_eq!(shown(b"\x1b[31m"), "%1B[31m");
     assert_eq!(shown(b"\xff\xc3"), "%FF%C3");
-    assert_eq!(
-        shown("\u{202e}\u{2066}\u{200f}".as_bytes()),
-        "%E2%80%AE%E2%81%A6%E2%80%8F"
-    );
-    assert_eq!(
-        shown("\u{2028}\u{85}\u{feff}".as_bytes()),
-        "%E2%80%A8%C2%85%EF%BB%BF"
-    );
+    assert_eq!(shown("\u{202e}\u{2066}\u{200f}".as_bytes()), "%E2%80%AE%E2%81%A6%E2%80%8F");
+    assert_eq!(shown("\u{2028}\u{85}\u{feff}".as_bytes()), "%E2%80%A8%C2%85%EF%BB%BF");
 }
 
 #[test]
 fn the_length_of_a_name_is_bounded() {
     assert_eq!(Name(&[b'a'; MAX_NAME]).to_string(), "a".repeat(MAX_NAME));
-    for long in [
-        vec![b'a'; 508],
-        vec![b'\n'; 508],
-        "é".repeat(254).into_bytes(),
-    ] {
+    for long in [vec![b'a'; 508], vec![b'\n'; 508], "é".repeat(254).into_bytes()] {
         let shown = Name(&long).to_string();
         assert!(shown.ends_with('…'), "{shown}");
         assert!(shown.len() <= MAX_NAME + '…'.len_utf8(), "{}", shown.len());
@@ -239,16 +214,9 @@ fn no_name_can_forge_a_line_or_a_field() {
         let shown = Name(attack).to_string();
         for record in [started(attack), failed(attack, AuthFailure::UnknownUser)] {
             let line = text_of(record.clone());
-            assert!(
-                line.contains(&format!("user=\"{shown}\" client=")),
-                "{line}"
-            );
+            assert!(line.contains(&format!("user=\"{shown}\" client=")), "{line}");
             let quotes = line.matches('"').count();
-            assert_eq!(
-                quotes,
-                if line.contains(" cause=\"") { 4 } else { 2 },
-                "{line}"
-            );
+            assert_eq!(quotes, if line.contains(" cause=\"") { 4 } else { 2 }, "{line}");
             assert!(line.chars().all(|c| c == '"' || is_harmless(c)) || line.contains('%'));
             assert!(!line.contains(char::is_control), "{line}");
 

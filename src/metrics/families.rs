@@ -69,10 +69,7 @@ const FAMILIES: &[Family] = &[
         labels: &["side", "reason"],
         help: "Datagrams dropped without an answer, by the side they came from.",
         samples: |now| {
-            let sides = [
-                ("client", now.rules.client_drops),
-                ("peer", now.rules.peer_drops),
-            ];
+            let sides = [("client", now.rules.client_drops), ("peer", now.rules.peer_drops)];
             let of_side = |(side, drops): (&'static str, [u64; Reason::COUNT])| {
                 Reason::ALL
                     .iter()
@@ -109,10 +106,7 @@ const FAMILIES: &[Family] = &[
         labels: &["transport"],
         help: "Allocations now, by the client's transport.",
         samples: |now| {
-            labelled([
-                ("udp", now.rules.udp_allocations),
-                ("tcp", now.rules.tcp_allocations),
-            ])
+            labelled([("udp", now.rules.udp_allocations), ("tcp", now.rules.tcp_allocations)])
         },
     },
     Family {
@@ -136,11 +130,7 @@ const FAMILIES: &[Family] = &[
         help: "Allocations ended.",
         samples: |now| {
             let ended = now.rules.allocations_ended;
-            labelled(
-                EndReason::ALL
-                    .iter()
-                    .map(|reason| (reason.label(), ended[reason.index()])),
-            )
+            labelled(EndReason::ALL.iter().map(|reason| (reason.label(), ended[reason.index()])))
         },
     },
     Family {
@@ -307,9 +297,7 @@ const FAMILIES: &[Family] = &[
 /// The figures in the order: to peer from UDP and TCP clients, to client for UDP and TCP ones.
 fn by_direction_and_transport(figures: [u64; 4]) -> Samples {
     let directions = ["to_peer", "to_client"];
-    let labels = directions
-        .into_iter()
-        .flat_map(|way| ["udp", "tcp"].map(|with| vec![way, with]));
+    let labels = directions.into_iter().flat_map(|way| ["udp", "tcp"].map(|with| vec![way, with]));
     labels.zip(figures).collect()
 }
 
@@ -318,18 +306,12 @@ fn single(figure: u64) -> Samples {
 }
 
 fn labelled(figures: impl IntoIterator<Item = (&'static str, u64)>) -> Samples {
-    figures
-        .into_iter()
-        .map(|(label, figure)| (vec![label], figure))
-        .collect()
+    figures.into_iter().map(|(label, figure)| (vec![label], figure)).collect()
 }
 
 /// All metrics in the OpenMetrics text format.
 pub(super) fn exposition(reading: &Reading) -> String {
-    let samples = FAMILIES
-        .iter()
-        .map(|family| (family.samples)(reading))
-        .collect();
+    let samples = FAMILIES.iter().map(|family| (family.samples)(reading)).collect();
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Taken(samples)));
     let mut out = String::with_capacity(32 * 1024);
@@ -406,9 +388,7 @@ they flow, not when an allocation ends.
 #[must_use]
 pub fn reference_markdown() -> String {
     let nothing = Reading::default();
-    let rows = FAMILIES
-        .iter()
-        .map(|family| row(family, &(family.samples)(&nothing)));
+    let rows = FAMILIES.iter().map(|family| row(family, &(family.samples)(&nothing)));
     rows.fold(INTRODUCTION.to_owned(), |page, row| page + &row)
 }
 

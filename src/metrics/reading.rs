@@ -43,10 +43,7 @@ impl Reading {
             log_records_dropped: view.log_drops.count(),
             shards: view.boards.len() as u64,
             process: Process {
-                started_s: view
-                    .started
-                    .duration_since(UNIX_EPOCH)
-                    .map_or(0, |age| age.as_secs()),
+                started_s: view.started.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
                 ..Process::read()
             },
             ..Self::default()
@@ -73,9 +70,7 @@ impl Process {
 
 fn resident_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib * 1024)
 }

@@ -31,10 +31,7 @@ fn view(shards: usize) -> Arc<View> {
         allocations: AllocationCount::new(5000),
         sources: SourceLimiter::new(64, 10, 10, 1),
     });
-    let relays = vec![RelayAddrs {
-        local,
-        external: local,
-    }];
+    let relays = vec![RelayAddrs { local, external: local }];
     let ports = Ports::new(relays, 50_000..=50_009, 0, Arc::clone(&shared));
     let boards: Vec<Arc<Board>> = (0..shards).map(|_| Arc::default()).collect();
     for board in &boards {
@@ -82,31 +79,19 @@ fn shown(text: &str) -> Shown {
         };
         assert_eq!(name, format!("{family}{suffix}"), "{line}");
         let labels = labels.strip_suffix('}').unwrap();
-        let labels = labels
-            .split(',')
-            .filter(|label| !label.is_empty())
-            .map(|label| {
-                let (label, value) = label.split_once('=').unwrap();
-                let value = value
-                    .strip_prefix('"')
-                    .and_then(|value| value.strip_suffix('"'))
-                    .unwrap();
-                (label.to_owned(), value.to_owned())
-            });
+        let labels = labels.split(',').filter(|label| !label.is_empty()).map(|label| {
+            let (label, value) = label.split_once('=').unwrap();
+            let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap();
+            (label.to_owned(), value.to_owned())
+        });
         let key = (name.to_owned(), labels.collect());
-        assert_eq!(
-            figures.insert(key, figure.parse().unwrap()),
-            None,
-            "{line} is there twice"
-        );
+        assert_eq!(figures.insert(key, figure.parse().unwrap()), None, "{line} is there twice");
     }
     figures
 }
 
 fn figure(shown: &Shown, name: &str, labels: &[(&str, &str)]) -> u64 {
-    let labels = labels
-        .iter()
-        .map(|&(label, value)| (label.to_owned(), value.to_owned()));
+    let labels = labels.iter().map(|&(label, value)| (label.to_owned(), value.to_owned()));
     let key = (name.to_owned(), labels.collect());
     *shown.get(&key).unwrap_or_else(|| panic!("no {key:?}"))
 }
@@ -115,10 +100,7 @@ fn figure(shown: &Shown, name: &str, labels: &[(&str, &str)]) -> u64 {
 fn values<'a>(shown: &'a Shown, name: &str, label: &str) -> BTreeSet<&'a str> {
     let series = shown.keys().filter(|(shown, _)| shown == name);
     let labels = series.flat_map(|(_, labels)| labels);
-    labels
-        .filter(|(shown, _)| shown == label)
-        .map(|(_, value)| value.as_str())
-        .collect()
+    labels.filter(|(shown, _)| shown == label).map(|(_, value)| value.as_str()).collect()
 }
 
 fn scrape(view: &View) -> Shown {
@@ -141,31 +123,16 @@ fn label_values_are_the_vocabulary_and_every_combination_is_there() {
             "turnway_relayed_datagrams_total",
             &[("direction", &directions), ("transport", &transports)],
         ),
-        (
-            "turnway_relayed_bytes_total",
-            &[("direction", &directions), ("transport", &transports)],
-        ),
-        (
-            "turnway_dropped_datagrams_total",
-            &[("side", &["client", "peer"]), ("reason", &reasons)],
-        ),
-        (
-            "turnway_requests_total",
-            &[("method", &methods), ("outcome", &outcomes)],
-        ),
+        ("turnway_relayed_bytes_total", &[("direction", &directions), ("transport", &transports)]),
+        ("turnway_dropped_datagrams_total", &[("side", &["client", "peer"]), ("reason", &reasons)]),
+        ("turnway_requests_total", &[("method", &methods), ("outcome", &outcomes)]),
         ("turnway_auth_failures_total", &[("cause", &AUTH_FAILURES)]),
         ("turnway_allocations", &[("transport", &transports)]),
         ("turnway_allocations_ended_total", &[("reason", &ends)]),
         ("turnway_relay_ports", &[("state", &states)]),
         ("turnway_send_errors_total", &[("direction", &directions)]),
-        (
-            "turnway_kernel_drops_total",
-            &[("socket", &["listener", "relay"])],
-        ),
-        (
-            "turnway_tcp_closed_total",
-            &[("reason", &["too_many", "not_turn", "idle"])],
-        ),
+        ("turnway_kernel_drops_total", &[("socket", &["listener", "relay"])]),
+        ("turnway_tcp_closed_total", &[("reason", &["too_many", "not_turn", "idle"])]),
         ("turnway_build_info", &[("version", &version)]),
     ];
     let mut series = 0;
@@ -181,22 +148,14 @@ fn label_values_are_the_vocabulary_and_every_combination_is_there() {
         series += combinations;
     }
     let unlabelled = shown.keys().filter(|(_, labels)| labels.is_empty()).count();
-    assert_eq!(
-        shown.len(),
-        series + unlabelled,
-        "a labelled metric is missing in this test"
-    );
+    assert_eq!(shown.len(), series + unlabelled, "a labelled metric is missing in this test");
 }
 
 #[test]
 fn figures_are_the_sum_over_the_shards() {
     let view = view(2);
-    let mut rules = Stats {
-        allocations_started: 3,
-        permissions: 4,
-        channels: 5,
-        ..Stats::default()
-    };
+    let mut rules =
+        Stats { allocations_started: 3, permissions: 4, channels: 5, ..Stats::default() };
     rules.udp.to_peer = 10;
     rules.udp.to_client_bytes = 11;
     rules.tcp.to_client = 12;
@@ -214,55 +173,23 @@ fn figures_are_the_sum_over_the_shards() {
     }
     let shown = scrape(&view);
     let twice = |expected: u64, name: &str, labels: &[(&str, &str)]| {
-        assert_eq!(
-            figure(&shown, name, labels),
-            2 * expected,
-            "{name} {labels:?}"
-        );
+        assert_eq!(figure(&shown, name, labels), 2 * expected, "{name} {labels:?}");
     };
     let relayed = "turnway_relayed_datagrams_total";
-    twice(
-        10,
-        relayed,
-        &[("direction", "to_peer"), ("transport", "udp")],
-    );
-    twice(
-        12,
-        relayed,
-        &[("direction", "to_client"), ("transport", "tcp")],
-    );
-    twice(
-        0,
-        relayed,
-        &[("direction", "to_client"), ("transport", "udp")],
-    );
+    twice(10, relayed, &[("direction", "to_peer"), ("transport", "udp")]);
+    twice(12, relayed, &[("direction", "to_client"), ("transport", "tcp")]);
+    twice(0, relayed, &[("direction", "to_client"), ("transport", "udp")]);
     let bytes = "turnway_relayed_bytes_total";
-    twice(
-        11,
-        bytes,
-        &[("direction", "to_client"), ("transport", "udp")],
-    );
+    twice(11, bytes, &[("direction", "to_client"), ("transport", "udp")]);
     twice(13, bytes, &[("direction", "to_peer"), ("transport", "tcp")]);
     let dropped = "turnway_dropped_datagrams_total";
-    twice(
-        14,
-        dropped,
-        &[("side", "client"), ("reason", "no_permission")],
-    );
+    twice(14, dropped, &[("side", "client"), ("reason", "no_permission")]);
     twice(15, dropped, &[("side", "peer"), ("reason", "ttl_exceeded")]);
     twice(0, dropped, &[("side", "peer"), ("reason", "no_permission")]);
     let requests = "turnway_requests_total";
-    twice(
-        16,
-        requests,
-        &[("method", "allocate"), ("outcome", "quota_reached")],
-    );
+    twice(16, requests, &[("method", "allocate"), ("outcome", "quota_reached")]);
     twice(17, "turnway_auth_failures_total", &[("cause", "expired")]);
-    twice(
-        18,
-        "turnway_allocations_ended_total",
-        &[("reason", "deleted")],
-    );
+    twice(18, "turnway_allocations_ended_total", &[("reason", "deleted")]);
     twice(3, "turnway_allocations_started_total", &[]);
     twice(4, "turnway_permissions", &[]);
     twice(5, "turnway_channels", &[]);
@@ -290,32 +217,14 @@ fn figures_of_sockets_and_process_are_shown() {
     view.boards[0].publish(&Stats::default(), &io);
     let shown = scrape(&view);
     let figure = |name: &str, labels: &[(&str, &str)]| figure(&shown, name, labels);
-    assert_eq!(
-        figure("turnway_send_errors_total", &[("direction", "to_peer")]),
-        1
-    );
-    assert_eq!(
-        figure("turnway_send_errors_total", &[("direction", "to_client")]),
-        2
-    );
-    assert_eq!(
-        figure("turnway_kernel_drops_total", &[("socket", "listener")]),
-        3
-    );
-    assert_eq!(
-        figure("turnway_kernel_drops_total", &[("socket", "relay")]),
-        4
-    );
+    assert_eq!(figure("turnway_send_errors_total", &[("direction", "to_peer")]), 1);
+    assert_eq!(figure("turnway_send_errors_total", &[("direction", "to_client")]), 2);
+    assert_eq!(figure("turnway_kernel_drops_total", &[("socket", "listener")]), 3);
+    assert_eq!(figure("turnway_kernel_drops_total", &[("socket", "relay")]), 4);
     assert_eq!(figure("turnway_tcp_connections", &[]), 5);
     assert_eq!(figure("turnway_tcp_accepted_total", &[]), 6);
-    assert_eq!(
-        figure("turnway_tcp_closed_total", &[("reason", "too_many")]),
-        7
-    );
-    assert_eq!(
-        figure("turnway_tcp_closed_total", &[("reason", "not_turn")]),
-        8
-    );
+    assert_eq!(figure("turnway_tcp_closed_total", &[("reason", "too_many")]), 7);
+    assert_eq!(figure("turnway_tcp_closed_total", &[("reason", "not_turn")]), 8);
     assert_eq!(figure("turnway_tcp_closed_total", &[("reason", "idle")]), 9);
     assert_eq!(figure("turnway_tcp_queue_drops_total", &[]), 10);
     assert_eq!(figure("turnway_accept_pauses_total", &[]), 11);
@@ -327,10 +236,7 @@ fn figures_of_sockets_and_process_are_shown() {
     assert!(figure("process_start_time_seconds", &[]) > 1_700_000_000);
     let resident = figure("process_resident_memory_bytes", &[]);
     assert!((1 << 20..1 << 40).contains(&resident), "{resident}");
-    let (open, most) = (
-        figure("process_open_fds", &[]),
-        figure("process_max_fds", &[]),
-    );
+    let (open, most) = (figure("process_open_fds", &[]), figure("process_max_fds", &[]));
     assert!(open >= 3 && open <= most, "{open} of {most}");
 }
 
@@ -338,15 +244,9 @@ fn figures_of_sockets_and_process_are_shown() {
 fn an_opened_descriptor_is_counted() {
     let before = figure(&scrape(&view(1)), "process_open_fds", &[]);
     // More than other tests of this process close meanwhile.
-    let held: Vec<fs::File> = (0..400)
-        .map(|_| fs::File::open("/dev/null").unwrap())
-        .collect();
+    let held: Vec<fs::File> = (0..400).map(|_| fs::File::open("/dev/null").unwrap()).collect();
     let after = figure(&scrape(&view(1)), "process_open_fds", &[]);
-    assert!(
-        after >= before + 200,
-        "{before} and {} more: {after}",
-        held.len()
-    );
+    assert!(after >= before + 200, "{before} and {} more: {after}", held.len());
 }
 
 #[test]
@@ -376,11 +276,7 @@ fn a_shard_is_live_for_ten_seconds_after_a_turn() {
     let view = view(3);
     let boards = &view.boards;
     assert_eq!(live(boards, NOW_NS), Ok(()));
-    assert_eq!(
-        live(boards, NOW_NS - 1),
-        Ok(()),
-        "a beat after the clock was read"
-    );
+    assert_eq!(live(boards, NOW_NS - 1), Ok(()), "a beat after the clock was read");
     assert_eq!(live(boards, NOW_NS + STALE_NS - 1), Ok(()));
     boards[0].beat(NOW_NS + STALE_NS);
     boards[2].beat(NOW_NS + STALE_NS);
@@ -406,11 +302,7 @@ async fn served(view: Arc<View>) -> Served {
     let (stop, stopped) = oneshot::channel();
     let stopped = async { stopped.await.unwrap_or_default() };
     let task = tokio::spawn(serve(listener, view, stopped));
-    Served {
-        address,
-        stop,
-        task,
-    }
+    Served { address, stop, task }
 }
 
 impl Served {
@@ -437,10 +329,7 @@ async fn every_route_answers() {
     let served = served(Arc::clone(&view)).await;
     let (head, body) = served.ask("GET /metrics").await;
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    assert!(
-        head.contains("application/openmetrics-text; version=1.0.0"),
-        "{head}"
-    );
+    assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
     assert_eq!(figure(&shown(&body), "turnway_shards", &[]), 2);
     assert_eq!(served.ask("GET /livez").await.1, "live\n");
     assert_eq!(served.ask("GET /readyz").await.1, "ready\n");
@@ -450,10 +339,7 @@ async fn every_route_answers() {
 
     served.stop.send(()).unwrap();
     served.task.await.unwrap();
-    assert!(
-        TcpStream::connect(served.address).await.is_err(),
-        "the listener is closed"
-    );
+    assert!(TcpStream::connect(served.address).await.is_err(), "the listener is closed");
 }
 
 #[tokio::test]
@@ -464,11 +350,7 @@ async fn health_follows_the_shards_and_the_drain() {
     assert_eq!(served.status("GET /readyz").await, 200);
 
     view.ready.store(false, Ordering::Relaxed);
-    assert_eq!(
-        served.status("GET /livez").await,
-        200,
-        "draining is no reason to be killed"
-    );
+    assert_eq!(served.status("GET /livez").await, 200, "draining is no reason to be killed");
     let (head, body) = served.ask("GET /readyz").await;
     assert!(head.starts_with("HTTP/1.1 503"), "{head}");
     assert!(body.contains("draining"), "{body}");
@@ -480,11 +362,7 @@ async fn health_follows_the_shards_and_the_drain() {
         assert!(head.starts_with("HTTP/1.1 503"), "{head}");
         assert_eq!(body, "shard 1 is silent for 12 s\n");
     }
-    assert_eq!(
-        served.status("GET /metrics").await,
-        200,
-        "the figures are still to be had"
-    );
+    assert_eq!(served.status("GET /metrics").await, 200, "the figures are still to be had");
 }
 
 #[tokio::test]
@@ -493,10 +371,7 @@ async fn a_slow_client_does_not_hold_up_others_and_is_cut_off() {
     let mut slow = Vec::new();
     for _ in 0..CONNECTIONS - 1 {
         let mut stream = TcpStream::connect(served.address).await.unwrap();
-        stream
-            .write_all(b"GET /metrics HTTP/1.1\r\n")
-            .await
-            .unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\n").await.unwrap();
         slow.push(stream);
     }
     let begun = Instant::now();

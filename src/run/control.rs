@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use turnway_relay::Shared;
 
-use super::{ServeError, rules};
+use super::{ServeError, machine, rules};
 use crate::config::{self, Config};
 use crate::log::Level;
 use crate::mailbox::{Command, Mailbox};
@@ -25,6 +25,12 @@ use crate::shard::clock;
 /// How often reservations are looked after, and the watchdog is told that all is well.
 const TICK: Duration = Duration::from_millis(500);
 
+/// How often this machine's addresses are looked at.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// How much longer systemd is asked to wait, each time, while a drain goes on.
+const EXTENSION: Duration = Duration::from_secs(30);
+
 /// How often a drain looks whether the last allocation is gone.
 const DRAIN_TICK: Duration = Duration::from_millis(50);
 
@@ -33,8 +39,10 @@ pub(super) struct Control {
     pub(super) config: Config,
     pub(super) path: Option<PathBuf>,
     pub(super) context: rules::Context,
+    /// This machine's addresses as the rules know them.
+    pub(super) own: Vec<IpAddr>,
     pub(super) level: Level,
-    pub(super) mailboxes: Vec<Mailbox>,
+    pub(super) mailboxes: Arc<[Mailbox]>,
     pub(super) view: Arc<View>,
     pub(super) metrics: Option<TcpListener>,
     pub(super) shared: Arc<Shared>,
@@ -43,13 +51,14 @@ pub(super) struct Control {
 
 /// Runs until the daemon is to end; the shards have been told to stop then.
 pub(super) fn run(control: Control) -> Result<(), ServeError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime =
-        runtime.map_err(|error| ServeError(format!("cannot start the control plane: {error}")))?;
-    let result = runtime.block_on(control.serve());
-    result.map_err(|error| ServeError(format!("the control plane failed: {error}")))
+    let mailboxes = Arc::clone(&control.mailboxes);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime.and_then(|runtime| runtime.block_on(control.serve()));
+    // Whatever happened, nothing is left running.
+    for mailbox in mailboxes.iter() {
+        mailbox.send(Command::Stop);
+    }
+    result.map_err(|error| ServeError::Runtime(format!("the control plane failed: {error}")))
 }
 
 /// The signals a daemon lives by.
@@ -67,19 +76,18 @@ impl Control {
             hang_up: signal(SignalKind::hangup())?,
         };
         let (stopping, stopped) = watch::channel(false);
-        let metrics = self
-            .metrics
-            .take()
-            .map(|listener| self.serve_metrics(listener, stopped));
+        let metrics = self.metrics.take().map(|listener| self.serve_metrics(listener, stopped));
         let metrics = metrics.transpose()?.map(tokio::spawn);
 
         self.view.ready.store(true, Ordering::Relaxed);
         self.say_started();
         notify(&[NotifyState::Ready]);
         let mut tick = tokio::time::interval(TICK);
+        let mut look = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
                 _ = tick.tick() => self.on_tick(),
+                _ = look.tick() => self.look_around(),
                 _ = signals.hang_up.recv() => self.reload(),
                 _ = signals.interrupt.recv() => break,
                 _ = signals.terminate.recv() => {
@@ -90,9 +98,6 @@ impl Control {
         }
         tracing::info!("stopping");
         notify(&[NotifyState::Stopping]);
-        for mailbox in &self.mailboxes {
-            mailbox.send(Command::Stop);
-        }
         let _ = stopping.send(true);
         drop(metrics); // a scrape under way does not hold up the end
         Ok(())
@@ -143,7 +148,12 @@ impl Control {
                 }
                 self.adopt(config);
             }
-            Err(error) => tracing::error!("not reloaded, the old configuration stays: {error}"),
+            Err(error) => {
+                for problem in error.to_string().lines() {
+                    tracing::error!("{problem}");
+                }
+                tracing::error!("not reloaded: the old configuration stays");
+            }
         }
         notify(&[NotifyState::Ready]);
     }
@@ -153,13 +163,14 @@ impl Control {
             tracing::warn!(key, "changed, but only a restart applies it");
         }
         let merged = config::reloaded(&self.config, config);
-        match rules::build(&merged, &self.context) {
+        match machine::own_addresses() {
+            Ok(own) => self.own = own,
+            Err(error) => tracing::error!("{error}"),
+        }
+        match rules::build(&merged, &self.context, &self.own) {
             Err(error) => tracing::error!("not reloaded, the old configuration stays: {error}"),
             Ok(rules) => {
-                let rules = Arc::new(rules);
-                for mailbox in &self.mailboxes {
-                    mailbox.send(Command::Configure(Arc::clone(&rules)));
-                }
+                self.configure(rules);
                 self.level.set(merged.log.level);
                 self.config = merged;
                 tracing::info!("reloaded");
@@ -167,10 +178,32 @@ impl Control {
         }
     }
 
+    fn configure(&self, rules: turnway_relay::Config) {
+        let rules = Arc::new(rules);
+        for mailbox in self.mailboxes.iter() {
+            mailbox.send(Command::Configure(Arc::clone(&rules)));
+        }
+    }
+
+    /// Looks whether this machine has other addresses than it had: our listeners are behind them
+    /// too, and no peer.
+    fn look_around(&mut self) {
+        let Ok(own) = machine::own_addresses() else { return };
+        if own == self.own {
+            return;
+        }
+        tracing::info!(addresses = ?own, "this machine's addresses changed");
+        self.own = own;
+        match rules::build(&self.config, &self.context, &self.own) {
+            Ok(rules) => self.configure(rules),
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+
     /// Lets existing allocations live on until the last has gone, time is up, or it is enough.
     async fn drain(&mut self, signals: &mut Signals) {
         self.view.ready.store(false, Ordering::Relaxed);
-        for mailbox in &self.mailboxes {
+        for mailbox in self.mailboxes.iter() {
             mailbox.send(Command::Drain);
         }
         let timeout = self.config.limits.drain_timeout;
@@ -178,10 +211,18 @@ impl Control {
         tracing::info!(allocations, timeout_s = timeout.as_secs(), "draining");
         notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
         let began = Instant::now();
-        let mut tick = tokio::time::interval(DRAIN_TICK);
+        let mut tick = tokio::time::interval(TICK);
+        let mut look = tokio::time::interval(DRAIN_TICK);
         while self.shared.allocations.count() > 0 && began.elapsed() < timeout {
             tokio::select! {
-                _ = tick.tick() => self.on_tick(),
+                _ = look.tick() => {}
+                _ = tick.tick() => {
+                    self.on_tick();
+                    notify(&[NotifyState::ExtendTimeoutUsec(EXTENSION.as_micros() as u32)]);
+                }
+                _ = signals.hang_up.recv() => {
+                    tracing::warn!("SIGHUP: draining, the configuration is not read again");
+                }
                 _ = signals.terminate.recv() => return,
                 _ = signals.interrupt.recv() => return,
             }

@@ -17,16 +17,16 @@ const DESCRIPTORS_PER_SHARD: u64 = 2;
 /// The share of descriptors that TCP connections may have unless configured: one in this many.
 const CONNECTION_SHARE: u64 = 4;
 
+/// The share of descriptors set apart for the sockets of reservations: one in this many.
+const RESERVATION_SHARE: u64 = 8;
+
 /// The configured relay addresses, or those of the default routes. Each is checked to be ours.
 pub(super) fn relay_addresses(config: &Config) -> Result<Vec<RelayAddrs>, ServeError> {
     let mut relays: Vec<RelayAddrs> = config
         .relay
         .addresses
         .iter()
-        .map(|address| RelayAddrs {
-            local: address.local,
-            external: address.external,
-        })
+        .map(|address| RelayAddrs { local: address.local, external: address.external })
         .collect();
     if relays.is_empty() {
         for family in [udp::Family::V4, udp::Family::V6] {
@@ -35,15 +35,12 @@ pub(super) fn relay_addresses(config: &Config) -> Result<Vec<RelayAddrs>, ServeE
                 if let Some(warning) = config::private_relay_warning(local) {
                     tracing::warn!("{warning}");
                 }
-                relays.push(RelayAddrs {
-                    local,
-                    external: local,
-                });
+                relays.push(RelayAddrs { local, external: local });
             }
         }
     }
     if relays.is_empty() {
-        return Err(ServeError(
+        return Err(ServeError::Input(
             "[relay] addresses: none is configured and there is no default route to take one \
              from; write for example addresses = [\"203.0.113.7\"]"
                 .to_owned(),
@@ -51,7 +48,7 @@ pub(super) fn relay_addresses(config: &Config) -> Result<Vec<RelayAddrs>, ServeE
     }
     for relay in &relays {
         if let Err(error) = UdpSocket::bind(SocketAddr::new(relay.local, 0)) {
-            return Err(ServeError(format!(
+            return Err(ServeError::Input(format!(
                 "[relay] addresses: cannot bind to {}: {error}; it must be an address of this \
                  machine (see `ip address`); behind 1:1 NAT write {{ local = \"the machine's \
                  own\", external = \"{}\" }}",
@@ -63,14 +60,21 @@ pub(super) fn relay_addresses(config: &Config) -> Result<Vec<RelayAddrs>, ServeE
 }
 
 /// Every address of this machine: peers are not to reach our listeners through any of them.
-pub(super) fn own_addresses() -> Vec<IpAddr> {
-    match if_addrs::get_if_addrs() {
-        Ok(interfaces) => interfaces.iter().map(if_addrs::Interface::ip).collect(),
-        Err(error) => {
-            tracing::warn!(%error, "cannot list this machine's addresses");
-            Vec::new()
-        }
-    }
+///
+/// # Errors
+///
+/// Where they cannot be listed the relay must not start: it could not tell itself from a peer.
+pub(super) fn own_addresses() -> Result<Vec<IpAddr>, ServeError> {
+    let interfaces = if_addrs::get_if_addrs().map_err(|error| {
+        ServeError::Runtime(format!(
+            "cannot list this machine's addresses: {error}; under systemd the unit must allow \
+             AF_NETLINK"
+        ))
+    })?;
+    let mut own: Vec<IpAddr> = interfaces.iter().map(if_addrs::Interface::ip).collect();
+    own.sort_unstable();
+    own.dedup();
+    Ok(own)
 }
 
 /// How many allocations and connections there can be.
@@ -89,30 +93,31 @@ impl Capacity {
         relays: &[RelayAddrs],
         shards: usize,
     ) -> Result<Self, ServeError> {
-        let (descriptors, _) = udp::system::raise_nofile()
-            .map_err(|error| ServeError(format!("cannot read the descriptor limit: {error}")))?;
+        let (descriptors, _) = udp::system::raise_nofile().map_err(|error| {
+            ServeError::Runtime(format!("cannot read the descriptor limit: {error}"))
+        })?;
         let per_address = u64::from(*config.relay.ports.end() - *config.relay.ports.start()) + 1;
         let ports = per_address * relays.len() as u64;
         let per_shard = DESCRIPTORS_PER_SHARD + config.listen.len() as u64;
         let beside = DESCRIPTORS_BESIDE + per_shard * shards as u64;
         let available = descriptors.saturating_sub(beside);
         if available < 16 {
-            return Err(ServeError(format!(
+            return Err(ServeError::Input(format!(
                 "the descriptor limit of {descriptors} is too low for {shards} shards: raise \
                  LimitNOFILE (ulimit -n)"
             )));
         }
-        let has_tcp = config
-            .listen
-            .iter()
-            .any(|listen| listen.transport == config::Transport::Tcp);
-        let share = if has_tcp {
-            available / CONNECTION_SHARE
-        } else {
-            0
-        };
+        let has_tcp = config.listen.iter().any(|listen| listen.transport == config::Transport::Tcp);
+        let share = if has_tcp { available / CONNECTION_SHARE } else { 0 };
         let connections = config.limits.tcp_connections.map_or(share, u64::from);
-        let room = available.saturating_sub(connections).min(ports);
+        let reservations = ports.min(available) / RESERVATION_SHARE;
+        let room = available.saturating_sub(connections + reservations).min(ports);
+        if room == 0 {
+            return Err(ServeError::Input(format!(
+                "[limits] tcp_connections = {connections} leaves no descriptor of {descriptors} \
+                 for allocations: lower it or raise LimitNOFILE"
+            )));
+        }
         let allocations = config.limits.allocations.map_or(room, u64::from);
         if allocations > room {
             tracing::warn!(
@@ -146,10 +151,9 @@ impl Capacity {
 
 /// Names the setting to change where the kernel gave smaller buffers than were asked for.
 pub(super) fn warn_of_small_buffers(granted: &udp::BufferGrant) {
-    for (got, sysctl) in [
-        (granted.receive_got, "net.core.rmem_max"),
-        (granted.send_got, "net.core.wmem_max"),
-    ] {
+    for (got, sysctl) in
+        [(granted.receive_got, "net.core.rmem_max"), (granted.send_got, "net.core.wmem_max")]
+    {
         if got < granted.asked {
             tracing::warn!(
                 asked = granted.asked,

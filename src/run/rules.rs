@@ -1,13 +1,13 @@
 //! From the configuration to the rules of `turnway-relay`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use turnway_relay::auth::{Auth, AuthConfig, StaticUser, UserCredential};
 use turnway_relay::limits::Limits;
 use turnway_relay::policy::{Policy, PolicyConfig};
 use zeroize::Zeroizing;
 
-use super::{ServeError, machine};
+use super::ServeError;
 use crate::config::{Config, Credential};
 use crate::ports::RelayAddrs;
 
@@ -23,20 +23,25 @@ pub(super) struct NonceSecret(Zeroizing<[u8; 32]>);
 impl NonceSecret {
     pub(super) fn random() -> Result<Self, ServeError> {
         let mut secret = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *secret)
-            .map_err(|error| ServeError(format!("the system has no randomness: {error}")))?;
+        getrandom::fill(&mut *secret).map_err(|error| {
+            ServeError::Runtime(format!("the system has no randomness: {error}"))
+        })?;
         Ok(Self(secret))
     }
 }
 
 /// The rules that a configuration means.
-pub(super) fn build(config: &Config, context: &Context) -> Result<turnway_relay::Config, String> {
+pub(super) fn build(
+    config: &Config,
+    context: &Context,
+    own: &[IpAddr],
+) -> Result<turnway_relay::Config, String> {
     let auth = Auth::new(auth(config, &context.nonce_secret))
         .map_err(|error| format!("[auth]: {error}"))?;
     let limits = &config.limits;
     Ok(turnway_relay::Config {
         auth,
-        policy: Policy::new(policy(config, &context.relays)),
+        policy: Policy::new(policy(config, &context.relays, own)),
         limits: Limits {
             permissions_per_allocation: limits.permissions_per_allocation as usize,
             channels_per_allocation: limits.channels_per_allocation as usize,
@@ -51,10 +56,10 @@ pub(super) fn build(config: &Config, context: &Context) -> Result<turnway_relay:
 
 fn auth(config: &Config, nonce_secret: &NonceSecret) -> AuthConfig {
     let auth = &config.auth;
-    let nonce_secret = auth.nonce_secret.as_ref().map_or_else(
-        || nonce_secret.0.to_vec(),
-        |secret| secret.expose().as_bytes().to_vec(),
-    );
+    let nonce_secret = auth
+        .nonce_secret
+        .as_ref()
+        .map_or_else(|| nonce_secret.0.to_vec(), |secret| secret.expose().as_bytes().to_vec());
     let credential = |credential: &Credential| match credential {
         Credential::Password(password) => UserCredential::Password(password.expose().clone()),
         Credential::Md5(key) => UserCredential::Md5Key(*key.expose()),
@@ -82,7 +87,7 @@ fn auth(config: &Config, nonce_secret: &NonceSecret) -> AuthConfig {
     }
 }
 
-fn policy(config: &Config, relays: &[RelayAddrs]) -> PolicyConfig {
+fn policy(config: &Config, relays: &[RelayAddrs], own: &[IpAddr]) -> PolicyConfig {
     let mut listeners: Vec<SocketAddr> =
         config.listen.iter().map(|listen| listen.address).collect();
     listeners.extend(config.metrics.listen);
@@ -91,10 +96,7 @@ fn policy(config: &Config, relays: &[RelayAddrs]) -> PolicyConfig {
         deny: config.peers.deny.clone(),
         nat64: config.peers.nat64.clone(),
         listeners,
-        own: machine::own_addresses(),
-        relays: relays
-            .iter()
-            .map(|relay| (relay.local, relay.external))
-            .collect(),
+        own: own.to_vec(),
+        relays: relays.iter().map(|relay| (relay.local, relay.external)).collect(),
     }
 }

@@ -77,6 +77,8 @@ pub enum BindFailure {
     NoPort,
     /// The reservation token names nothing, or another user's reservation.
     NoReservation,
+    /// The relay address itself cannot be used any more.
+    NoAddress,
     /// The process has no descriptor left (EMFILE, ENFILE) or the kernel no memory.
     NoDescriptor,
 }
@@ -91,7 +93,10 @@ pub enum Want {
     /// An even port, with the next-higher one reserved (EVEN-PORT with R = 1).
     EvenAndReserve(Family),
     /// One of each family; either may fail alone (ADDITIONAL-ADDRESS-FAMILY).
-    Both,
+    Both {
+        /// Even ports only (EVEN-PORT with R = 0).
+        even: bool,
+    },
     /// The port reserved under a token (RESERVATION-TOKEN).
     Reserved([u8; 8]),
 }

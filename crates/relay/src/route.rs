@@ -90,6 +90,9 @@ impl Server {
         }
         let ip = outgoing(ip)?;
         let len = message.data.len();
+        if len > UDP_PAYLOAD_MAX {
+            return Err(Reason::TooLarge);
+        }
         allocation.traffic.count_to_peer(len);
         self.stats
             .traffic_mut(from.tuple.transport)
@@ -153,6 +156,11 @@ impl Server {
             return Err(Reason::PeerDenied);
         }
         let ip = outgoing(ip)?;
+        // The payload is a slice of `data`: where it lies is what the shell must skip.
+        let skip = u16::try_from(payload.as_ptr() as usize - data.as_ptr() as usize);
+        let (Ok(skip), 0..=UDP_PAYLOAD_MAX) = (skip, payload.len()) else {
+            return Err(Reason::TooLarge);
+        };
         allocation.traffic.count_to_peer(payload.len());
         self.stats
             .traffic_mut(from.tuple.transport)
@@ -163,8 +171,7 @@ impl Server {
                 family: peer.family(),
             },
             to: peer.socket(),
-            // The payload is a slice of `data`: where it lies is what the shell must skip.
-            skip: (payload.as_ptr() as usize - data.as_ptr() as usize) as u16,
+            skip,
             len: payload.len() as u16,
             dont_fragment: dont_fragment.is_some() && !is_translation(from, peer),
             ip,

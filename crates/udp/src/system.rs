@@ -93,7 +93,17 @@ pub fn default_route_address(family: Family) -> Option<IpAddr> {
         );
     }
     socket.connect(SocketAddr::new(far, 53)).ok()?;
-    Some(socket.local_addr().ok()?.ip())
+    Some(socket.local_addr().ok()?.ip()).filter(|address| is_of_use(*address))
+}
+
+/// Whether others could reach a socket at `address` without a scope: not so if the default route
+/// is used from a link-local address, for want of a better one.
+fn is_of_use(address: IpAddr) -> bool {
+    let link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !link_local && !address.is_loopback() && !address.is_unspecified()
 }
 
 /// Nanoseconds of CLOCK_MONOTONIC, which never goes back.

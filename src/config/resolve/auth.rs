@@ -1,7 +1,5 @@
 //! Users and secrets: given in the file or in files of their own.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +10,7 @@ use zeroize::Zeroizing;
 use super::Checks;
 use crate::config::raw::{RawAuth, RawUser};
 use crate::config::units::Span;
-use crate::config::{Auth, Credential, Secret, User};
+use crate::config::{Auth, Credential, Secret, User, read_file};
 
 /// Each unknown user costs one HMAC per secret, so there is an end to them.
 const MAX_REST_SECRETS: usize = 16;
@@ -20,8 +18,6 @@ const MAX_REST_SECRETS: usize = 16;
 const WEAK_SECRET_BYTES: usize = 16;
 /// RFC 8489 section 14.3: USERNAME is shorter than 509 bytes.
 const MAX_USERNAME_BYTES: usize = 508;
-/// Secret files are short; anything longer is the wrong file.
-const MAX_SECRET_FILE_BYTES: u64 = 64 << 10;
 
 impl Checks<'_> {
     pub(super) fn auth(&mut self, raw: RawAuth) -> Auth {
@@ -53,11 +49,9 @@ impl Checks<'_> {
 
     fn warn_if_everybody_reads(&mut self, raw: &RawAuth) {
         let of_users = raw.user.iter().map(Spanned::get_ref);
-        let secret = span_of(&raw.rest_secrets)
-            .or(span_of(&raw.nonce_secret))
-            .or(of_users
-                .into_iter()
-                .find_map(|user| span_of(&user.password).or(span_of(&user.key))));
+        let secret = span_of(&raw.rest_secrets).or(span_of(&raw.nonce_secret)).or(of_users
+            .into_iter()
+            .find_map(|user| span_of(&user.password).or(span_of(&user.key))));
         if let Some(span) = secret
             && self.source.world_readable()
         {
@@ -155,10 +149,7 @@ impl Checks<'_> {
             if text.is_empty() || text.len() > MAX_USERNAME_BYTES {
                 self.error(
                     name.span(),
-                    format!(
-                        "has {} bytes; a name has 1 to {MAX_USERNAME_BYTES}",
-                        text.len()
-                    ),
+                    format!("has {} bytes; a name has 1 to {MAX_USERNAME_BYTES}", text.len()),
                 );
                 continue;
             }
@@ -180,22 +171,14 @@ impl Checks<'_> {
                 continue;
             }
             if let Some(credential) = self.credential(table, text) {
-                users.push(User {
-                    name: text.clone(),
-                    credential,
-                });
+                users.push(User { name: text.clone(), credential });
             }
         }
         users
     }
 
     fn credential(&mut self, table: &Spanned<RawUser>, name: &str) -> Option<Credential> {
-        let RawUser {
-            name: _,
-            password,
-            password_file,
-            key,
-        } = table.get_ref();
+        let RawUser { name: _, password, password_file, key } = table.get_ref();
         match (password, password_file, key) {
             (Some(password), None, None) => {
                 self.password(password.span(), password.get_ref().clone())
@@ -270,10 +253,7 @@ impl Checks<'_> {
     fn strength(&mut self, span: Range<usize>, secret: &Secret) {
         let bytes = secret.expose().len();
         if bytes == 0 {
-            self.error(
-                span,
-                "the secret is empty; `openssl rand -base64 32` prints a good one",
-            );
+            self.error(span, "the secret is empty; `openssl rand -base64 32` prints a good one");
         } else if bytes < WEAK_SECRET_BYTES {
             self.warn(
                 span,
@@ -291,10 +271,7 @@ impl Checks<'_> {
         let secret = text.strip_suffix('\n').unwrap_or(&text);
         let secret = secret.strip_suffix('\r').unwrap_or(secret);
         if secret.contains('\n') {
-            self.error(
-                path.span(),
-                "the file has several lines; it must hold one secret alone",
-            );
+            self.error(path.span(), "the file has several lines; it must hold one secret alone");
             return None;
         }
         Some(Secret::new(secret.to_owned()))
@@ -303,11 +280,7 @@ impl Checks<'_> {
     fn secret_file(&mut self, path: &Spanned<PathBuf>) -> Option<Zeroizing<String>> {
         let directory = self.source.path().parent().unwrap_or(Path::new(""));
         let full = directory.join(path.get_ref());
-        let mut text = Zeroizing::new(String::new());
-        let read = File::open(&full).and_then(|file| {
-            file.take(MAX_SECRET_FILE_BYTES + 1)
-                .read_to_string(&mut text)
-        });
+        let read = read_file(&full);
         let full = full.display();
         match read {
             Err(error) => {
@@ -318,21 +291,11 @@ impl Checks<'_> {
                 self.error(path.span(), message);
                 None
             }
-            Ok(bytes) if bytes as u64 > MAX_SECRET_FILE_BYTES => {
-                self.error(
-                    path.span(),
-                    format!("{full} is larger than 64 KiB; is it the right file?"),
-                );
+            Ok(text) if text.trim().is_empty() => {
+                self.error(path.span(), format!("{full} is empty; write the secret into it"));
                 None
             }
-            Ok(_) if text.trim().is_empty() => {
-                self.error(
-                    path.span(),
-                    format!("{full} is empty; write the secret into it"),
-                );
-                None
-            }
-            Ok(_) => Some(text),
+            Ok(text) => Some(text),
         }
     }
 }

@@ -13,15 +13,9 @@ use crate::config::{Listen, Peers, Relay, RelayAddress, Transport};
 /// What is opened by `allow` that nobody opens on purpose.
 const SENSITIVE: [(&str, &str); 4] = [
     ("127.0.0.1/32", "the services of this machine (127.0.0.1)"),
-    (
-        "169.254.169.254/32",
-        "the cloud's metadata service (169.254.169.254)",
-    ),
+    ("169.254.169.254/32", "the cloud's metadata service (169.254.169.254)"),
     ("::1/128", "the services of this machine (::1)"),
-    (
-        "fd00:ec2::254/128",
-        "the cloud's metadata service (fd00:ec2::254)",
-    ),
+    ("fd00:ec2::254/128", "the cloud's metadata service (fd00:ec2::254)"),
 ];
 
 /// What to write where a relay address is private and has no external one; `None` if it is public.
@@ -54,34 +48,20 @@ impl Checks<'_> {
         for table in raw {
             let RawListen { transport, address } = table.get_ref();
             let Some(transport) = transport else {
-                self.error(
-                    table.span(),
-                    "`transport` is missing; write transport = \"udp\"",
-                );
+                self.error(table.span(), "`transport` is missing; write transport = \"udp\"");
                 continue;
             };
             let Some(address) = address else {
-                self.error(
-                    table.span(),
-                    "`address` is missing; write address = \"0.0.0.0:3478\"",
-                );
+                self.error(table.span(), "`address` is missing; write address = \"0.0.0.0:3478\"");
                 continue;
             };
             let Some(parsed) = self.socket_address(address, 3478) else {
                 continue;
             };
-            let listener = Listen {
-                transport: *transport.get_ref(),
-                address: parsed,
-            };
-            if let Some(other) = listeners
-                .iter()
-                .find(|other| overlap(other.get_ref(), &listener))
+            let listener = Listen { transport: *transport.get_ref(), address: parsed };
+            if let Some(other) = listeners.iter().find(|other| overlap(other.get_ref(), &listener))
             {
-                let Listen {
-                    transport,
-                    address: other,
-                } = *other.get_ref();
+                let Listen { transport, address: other } = *other.get_ref();
                 self.error(
                     address.span(),
                     format!(
@@ -101,14 +81,8 @@ impl Checks<'_> {
     ) -> Option<SocketAddr> {
         let raw = raw?;
         let address = self.socket_address(raw, 9641)?;
-        let metrics = Listen {
-            transport: Transport::Tcp,
-            address,
-        };
-        if let Some(other) = listeners
-            .iter()
-            .find(|other| overlap(other.get_ref(), &metrics))
-        {
+        let metrics = Listen { transport: Transport::Tcp, address };
+        if let Some(other) = listeners.iter().find(|other| overlap(other.get_ref(), &metrics)) {
             let other = other.get_ref().address;
             self.error(
                 raw.span(),
@@ -224,24 +198,14 @@ impl Checks<'_> {
             );
             return None;
         }
-        if earlier
-            .iter()
-            .any(|other| other.local == local || other.external == external)
-        {
-            self.error(
-                span,
-                format!("{local} / {external} is there already; remove one"),
-            );
+        if earlier.iter().any(|other| other.local == local || other.external == external) {
+            self.error(span, format!("{local} / {external} is there already; remove one"));
             return None;
         }
-        let all_loopback = listeners
-            .iter()
-            .all(|listener| listener.get_ref().address.ip().is_loopback());
+        let all_loopback =
+            listeners.iter().all(|listener| listener.get_ref().address.ip().is_loopback());
         if external.is_loopback() && !all_loopback {
-            self.warn(
-                span,
-                format!("peers on other machines cannot reach {external}"),
-            );
+            self.warn(span, format!("peers on other machines cannot reach {external}"));
         } else if local == external
             && let Some(warning) = private_relay_warning(local)
         {
@@ -277,10 +241,7 @@ impl Checks<'_> {
         relay: &Relay,
         default_route: bool,
     ) {
-        let Listen {
-            transport: _,
-            address,
-        } = *listener.get_ref();
+        let Listen { transport: _, address } = *listener.get_ref();
         let same_address = |relay: &RelayAddress| {
             relay.local == address.ip()
                 || (address.ip().is_unspecified() && relay.local.is_ipv4() == address.is_ipv4())
@@ -304,10 +265,7 @@ impl Checks<'_> {
 
     pub(super) fn peers(&mut self, raw: &RawPeers) -> Peers {
         let nets = |list: &Spanned<Vec<Spanned<Cidr>>>| -> Vec<IpNet> {
-            list.get_ref()
-                .iter()
-                .map(|entry| entry.get_ref().0)
-                .collect()
+            list.get_ref().iter().map(|entry| entry.get_ref().0).collect()
         };
         let (allow, deny) = (nets(&raw.allow), nets(&raw.deny));
         for entry in raw.deny.get_ref() {
@@ -319,12 +277,7 @@ impl Checks<'_> {
         for entry in raw.allow.get_ref() {
             self.warn_if_sensitive(entry, &deny);
         }
-        let nat64 = raw
-            .nat64
-            .get_ref()
-            .iter()
-            .filter_map(|entry| self.nat64(entry))
-            .collect();
+        let nat64 = raw.nat64.get_ref().iter().filter_map(|entry| self.nat64(entry)).collect();
         Peers { allow, deny, nat64 }
     }
 
@@ -337,10 +290,7 @@ impl Checks<'_> {
             let denied =
                 |deny: &IpNet| deny.contains(&host) && deny.prefix_len() > net.prefix_len();
             if net.contains(&host) && net != host && !deny.iter().any(denied) {
-                self.warn(
-                    entry.span(),
-                    format!("{net} lets every user of the relay reach {what}"),
-                );
+                self.warn(entry.span(), format!("{net} lets every user of the relay reach {what}"));
             }
         }
     }

@@ -22,10 +22,7 @@ fn users_are_checked() {
     assert!(user("name = \"\"\npassword = \"b\"").contains("has 0 bytes"));
     assert!(user("name = \"a\"\npassword = \"b\"\nkey = \"00\"").contains("more than one of"));
     let short = user("name = \"a\"\nkey = \"0011\"");
-    assert!(
-        short.contains("t.toml:6: auth.user.key") && short.contains("4 characters"),
-        "{short}"
-    );
+    assert!(short.contains("t.toml:6: auth.user.key") && short.contains("4 characters"), "{short}");
     assert!(user(&format!("name = \"a\"\nkey = \"{}\"", "g".repeat(32))).contains("is not a key"));
     let twice = "name = \"a\"\npassword = \"b\"\n[[auth.user]]\nname = \"a\"\npassword = \"c\"";
     assert!(user(twice).contains("t.toml:8: auth.user.name: the user \"a\" is there already"));
@@ -37,31 +34,17 @@ fn users_are_checked() {
 fn secrets_are_checked() {
     let auth = |text: &str| parse(&format!("{LISTEN}[auth]\n{text}"));
     let weak = auth("rest_secrets = [\"short\"]").unwrap().1;
-    assert!(
-        weak[0].contains("t.toml:5: auth.rest_secrets: a secret of 5 bytes"),
-        "{weak:?}"
-    );
-    assert!(
-        auth("rest_secrets = [\"\"]")
-            .unwrap_err()
-            .contains("the secret is empty")
-    );
+    assert!(weak[0].contains("t.toml:5: auth.rest_secrets: a secret of 5 bytes"), "{weak:?}");
+    assert!(auth("rest_secrets = [\"\"]").unwrap_err().contains("the secret is empty"));
     let secrets = AUTH.trim_start_matches("[auth]\n");
     let nonce = auth(&format!("{secrets}nonce_secret = \"short\"")).unwrap_err();
-    assert!(
-        nonce.contains("t.toml:6: auth.nonce_secret") && nonce.contains("16"),
-        "{nonce}"
-    );
+    assert!(nonce.contains("t.toml:6: auth.nonce_secret") && nonce.contains("16"), "{nonce}");
     let long = auth(&format!("{secrets}rest_separator = \"::\"")).unwrap_err();
     assert!(long.contains("auth.rest_separator"), "{long}");
     let digit = auth(&format!("{secrets}rest_separator = \"1\"")).unwrap_err();
     assert!(digit.contains("punctuation"), "{digit}");
     let many = ["\"0123456789abcdef\""; 17].join(", ");
-    assert!(
-        auth(&format!("rest_secrets = [{many}]"))
-            .unwrap_err()
-            .contains("too many")
-    );
+    assert!(auth(&format!("rest_secrets = [{many}]")).unwrap_err().contains("too many"));
 }
 
 #[test]
@@ -79,18 +62,11 @@ fn no_message_shows_a_secret() {
         let error = parse(&format!("{LISTEN}{text}")).expect_err(text);
         assert!(!error.contains("hunter2"), "{error}");
     }
-    let number = parse(&format!(
-        "{LISTEN}[[auth.user]]\nname = \"a\"\npassword = 4711"
-    ))
-    .unwrap_err();
-    assert!(
-        !number.contains("4711") && number.contains("in quotes"),
-        "{number}"
-    );
-    let date = parse(&format!(
-        "{LISTEN}[[auth.user]]\nname = \"a\"\npassword = 2020-01-02"
-    ))
-    .unwrap_err();
+    let number =
+        parse(&format!("{LISTEN}[[auth.user]]\nname = \"a\"\npassword = 4711")).unwrap_err();
+    assert!(!number.contains("4711") && number.contains("in quotes"), "{number}");
+    let date =
+        parse(&format!("{LISTEN}[[auth.user]]\nname = \"a\"\npassword = 2020-01-02")).unwrap_err();
     assert!(!date.contains("2020"), "{date}");
 }
 
@@ -117,20 +93,10 @@ fn secrets_come_from_files() {
     ]);
     let (config, warnings) = Config::load(&path).unwrap();
     assert_eq!(warnings, Vec::<String>::new());
-    let secrets: Vec<&String> = config
-        .auth
-        .rest_secrets
-        .iter()
-        .map(Secret::expose)
-        .collect();
+    let secrets: Vec<&String> = config.auth.rest_secrets.iter().map(Secret::expose).collect();
     assert_eq!(secrets, ["0123456789abcdef", "fedcba9876543210"]);
-    assert_eq!(
-        config.auth.nonce_secret.unwrap().expose(),
-        "0123456789abcdef"
-    );
-    let Credential::Password(password) = &config.auth.users[0].credential else {
-        panic!()
-    };
+    assert_eq!(config.auth.nonce_secret.unwrap().expose(), "0123456789abcdef");
+    let Credential::Password(password) = &config.auth.users[0].credential else { panic!() };
     assert_eq!(password.expose(), " spaces count ");
 }
 
@@ -156,9 +122,7 @@ fn secret_files_that_do_not_serve_are_errors() {
 
 #[test]
 fn files_are_loaded_or_the_reason_is_given() {
-    let error = Config::load(Path::new("absent/t.toml"))
-        .unwrap_err()
-        .to_string();
+    let error = Config::load(Path::new("absent/t.toml")).unwrap_err().to_string();
     assert!(error.starts_with("absent/t.toml: cannot read"), "{error}");
     assert!(error.contains("turnway init"), "{error}");
 }
@@ -172,9 +136,6 @@ fn a_world_readable_file_with_secrets_is_a_warning() {
     };
     assert_eq!(warnings_at(0o640), Vec::<String>::new());
     let warnings = warnings_at(0o644);
-    assert!(
-        warnings[0].contains("t.toml:5: auth.rest_secrets"),
-        "{warnings:?}"
-    );
+    assert!(warnings[0].contains("t.toml:5: auth.rest_secrets"), "{warnings:?}");
     assert!(warnings[0].contains("chmod 640"), "{warnings:?}");
 }

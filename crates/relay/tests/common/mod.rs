@@ -279,11 +279,12 @@ impl World {
                     self.pool.claim(family, near, Parity::Even, &mut random),
                 ));
             }
-            Want::Both => {
+            Want::Both { even } => {
+                let parity = if even { Parity::Even } else { Parity::Any };
                 for family in [Family::V4, Family::V6] {
                     claimed.push((
                         family,
-                        self.pool.claim(family, near, Parity::Any, &mut random),
+                        self.pool.claim(family, near, parity, &mut random),
                     ));
                 }
             }

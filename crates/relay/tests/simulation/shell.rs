@@ -377,8 +377,11 @@ impl World<'_> {
                 bound.reservation = port.map(|_| token);
                 [Some((family, port)), None]
             }
-            Want::Both => [Family::V4, Family::V6]
-                .map(|family| Some((family, self.claim(order, family, Parity::Any)))),
+            Want::Both { even } => {
+                let parity = if *even { Parity::Even } else { Parity::Any };
+                [Family::V4, Family::V6]
+                    .map(|family| Some((family, self.claim(order, family, parity))))
+            }
             Want::Reserved(token) => {
                 let now_ns = self.net.now_ns;
                 let port = self.relay.pool.take(token, &order.owner, now_ns);

@@ -1,0 +1,91 @@
+//! Listeners: bound once for each shard before anything runs, or refused with what to do.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use turnway_udp as udp;
+
+use super::{ServeError, machine};
+use crate::config::{Config, Transport};
+use crate::io::udp::Listener;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// One shard's share of every listener.
+pub(super) struct Doors {
+    pub(super) udp: Vec<Listener>,
+    pub(super) tcp: Vec<udp::TcpListenerFd>,
+}
+
+/// Binds every listener once for each shard, after making sure that nobody else has it.
+pub(super) fn bind_listeners(config: &Config, shards: usize) -> Result<Vec<Doors>, ServeError> {
+    for listen in &config.listen {
+        let probed = match listen.transport {
+            Transport::Udp => udp::probe_exclusive_udp(listen.address),
+            Transport::Tcp => udp::probe_exclusive_tcp(listen.address),
+        };
+        probed.map_err(|error| cannot_listen(listen.transport, listen.address, &error))?;
+    }
+    let mut granted: Option<udp::BufferGrant> = None;
+    let mut doors = Vec::with_capacity(shards);
+    for _ in 0..shards {
+        let mut door = Doors { udp: Vec::new(), tcp: Vec::new() };
+        for listen in &config.listen {
+            let refused = |error| cannot_listen(listen.transport, listen.address, &error);
+            match listen.transport {
+                Transport::Udp => {
+                    let buffer = config.limits.socket_buffer;
+                    let (socket, grant) =
+                        udp::listener_udp(listen.address, buffer).map_err(refused)?;
+                    granted = Some(grant);
+                    door.udp.push(Listener::new(socket).map_err(refused)?);
+                }
+                Transport::Tcp => {
+                    door.tcp.push(udp::listener_tcp(listen.address, BACKLOG).map_err(refused)?);
+                }
+            }
+        }
+        doors.push(door);
+    }
+    if let Some(granted) = granted {
+        machine::warn_of_small_buffers(&granted);
+    }
+    Ok(doors)
+}
+
+pub(super) fn bind_metrics(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|error| {
+        ServeError::Input(format!(
+            "[metrics] listen: cannot listen on tcp {address}: {error}; {}",
+            advice(&error)
+        ))
+    })
+}
+
+fn cannot_listen(transport: Transport, address: SocketAddr, error: &io::Error) -> ServeError {
+    ServeError::Input(format!(
+        "[[listen]]: cannot listen on {transport} {address}: {error}; {}",
+        advice(error)
+    ))
+}
+
+/// What to do about a failed bind.
+pub(super) fn advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => {
+            "another program, perhaps another turnway, has the port: stop it or choose another port"
+        }
+        Some(libc::EADDRNOTAVAIL) => "no interface has this address: see `ip address`",
+        Some(libc::EACCES) => {
+            "ports below 1024 need CAP_NET_BIND_SERVICE, as systemd/turnway.service gives it"
+        }
+        Some(libc::EAFNOSUPPORT) => "this machine has no IPv6: remove the listener",
+        Some(libc::EMFILE | libc::ENFILE) => "too few descriptors: raise LimitNOFILE",
+        _ => "see the message above",
+    }
+}

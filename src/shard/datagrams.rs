@@ -1,0 +1,201 @@
+//! Datagrams: from clients to the rules, from peers to the rules, and on.
+
+use turnway_relay::{Client, Event, IcmpError, IpFields, Route, Transport};
+use turnway_udp::{self as udp, Outgoing, Payload, Prefix, ReceiveBatch};
+use turnway_wire::Family;
+
+use super::{BATCH, Shard};
+use crate::io::tcp::Full;
+use crate::io::udp::ip_fields;
+
+/// Outgoing datagrams queued before they are sent. A stream can hold thousands of tiny frames.
+const QUEUE_MAX: usize = 256;
+
+/// Batches taken from a listener before others have their turn.
+const LISTENER_ROUNDS: usize = 8;
+
+/// Datagrams taken from one relay socket before the next one has its turn.
+const RELAY_TURN: usize = 32;
+
+/// ICMP errors taken from one relay socket per turn.
+const ERRORS_TURN: usize = 16;
+
+/// Tags of outgoing datagrams, for their errors.
+const TO_PEER: u32 = 0;
+const TO_CLIENT: u32 = 1;
+
+impl Shard {
+    /// Datagrams from clients.
+    pub(super) fn on_listener(&mut self, index: u32, batch: &mut ReceiveBatch) {
+        for _ in 0..LISTENER_ROUNDS {
+            if batch.free() < BATCH / 2 {
+                self.finish(batch);
+            }
+            let room = batch.free();
+            let listener = &mut self.parts.udp[index as usize];
+            let Ok(range) = batch.receive(listener.fd(), room) else { return };
+            self.stats.kernel_drops_listener += listener.new_drops(batch.dropped());
+            let more = range.len() == room;
+            for slot in range {
+                let received = batch.get(slot);
+                let listener = &self.parts.udp[index as usize];
+                let client = listener.client(index, received.from, received.local);
+                let whole = 0..received.data.len();
+                self.on_message(&client, slot, whole, ip_fields(&received), batch);
+            }
+            if !more {
+                return;
+            }
+        }
+    }
+
+    /// Listeners between other events: strangers who flood relay ports keep no client waiting.
+    pub(super) fn visit_listeners(&mut self, batch: &mut ReceiveBatch) {
+        for index in 0..self.parts.udp.len() {
+            self.on_listener(index as u32, batch);
+        }
+    }
+
+    /// One message of a client, which lies in `range` of a slot.
+    pub(super) fn on_message(
+        &mut self,
+        client: &Client,
+        slot: usize,
+        range: std::ops::Range<usize>,
+        ip: Option<IpFields>,
+        batch: &ReceiveBatch,
+    ) {
+        let data = &batch.data(slot)[range.clone()];
+        match self.parts.server.route_client(client, data, ip, self.now) {
+            Route::ToPeer { via, to, skip, len, dont_fragment, ip } => {
+                let Some(socket) = self.relays.get(via) else {
+                    return;
+                };
+                let offset = range.start + usize::from(skip);
+                self.sends.push(Outgoing {
+                    socket: socket.raw(),
+                    to,
+                    source: None,
+                    ttl: ip.map(|ip| ip.ttl),
+                    tos: ip.map(|ip| ip.tos),
+                    dont_fragment,
+                    prefix: Prefix::EMPTY,
+                    payload: Payload { slot, offset, len: usize::from(len) },
+                    pad: 0,
+                    tag: TO_PEER,
+                });
+                if self.sends.len() >= QUEUE_MAX {
+                    self.flush(batch);
+                }
+            }
+            Route::Request => {
+                let event = Event::Request { from: *client, data };
+                self.parts.server.handle(event, self.now, &mut self.reply[..]);
+                self.carry_out(batch);
+            }
+            Route::ToClient { .. } | Route::Drop(_) => {}
+        }
+    }
+
+    /// Datagrams from peers.
+    pub(super) fn on_relay(&mut self, slot: u32, family: Family, batch: &mut ReceiveBatch) {
+        if batch.free() == 0 {
+            self.finish(batch);
+        }
+        let Some((id, socket)) = self.relays.in_slot(slot, family) else {
+            return;
+        };
+        let Ok(range) = batch.receive(socket.fd(), RELAY_TURN) else {
+            return;
+        };
+        self.stats.kernel_drops_relay += socket.new_drops(batch.dropped());
+        for index in range {
+            let received = batch.get(index);
+            let (len, ip) = (received.data.len(), ip_fields(&received));
+            let route = self.parts.server.route_peer(id, received.from, len, ip, self.now);
+            if let Route::ToClient { to, prefix, pad, ip } = route {
+                self.queue_for_client(&to, prefix.as_bytes(), index, pad, ip, batch);
+            }
+        }
+    }
+
+    /// Queues a received datagram, wrapped, for its client.
+    pub(super) fn queue_for_client(
+        &mut self,
+        to: &Client,
+        prefix: &[u8],
+        slot: usize,
+        pad: u8,
+        ip: Option<IpFields>,
+        batch: &ReceiveBatch,
+    ) {
+        let payload = batch.data(slot);
+        match to.tuple.transport {
+            Transport::Udp => self.sends.push(Outgoing {
+                socket: self.parts.udp[to.link.0 as usize].raw(),
+                to: to.tuple.client,
+                source: Some(to.tuple.server.ip()),
+                ttl: ip.map(|ip| ip.ttl),
+                tos: ip.map(|ip| ip.tos),
+                dont_fragment: false,
+                prefix: Prefix::new(prefix),
+                payload: Payload { slot, offset: 0, len: payload.len() },
+                pad,
+                tag: TO_CLIENT,
+            }),
+            Transport::Tcp => {
+                let limit = self.parts.streams.send_queue;
+                let Some(connection) = self.connections.of(to) else {
+                    return;
+                };
+                let pieces = [prefix, payload, &[0; 3][..usize::from(pad)]];
+                match connection.queue_data(pieces, limit) {
+                    Ok(()) => self.connections.mark_dirty(to.link.0),
+                    Err(Full::Dropped | Full::Close) => self.stats.tcp_queue_drops += 1,
+                }
+            }
+        }
+    }
+
+    /// ICMP errors that came back to a relay socket.
+    pub(super) fn on_icmp(&mut self, slot: u32, family: Family, batch: &ReceiveBatch) {
+        let Some((id, socket)) = self.relays.in_slot(slot, family) else {
+            return;
+        };
+        let mut errors = [None; ERRORS_TURN];
+        let mut count = 0;
+        let read = udp::read_errors(socket.fd(), ERRORS_TURN, &mut |error| {
+            errors[count] = Some(error);
+            count += 1;
+        });
+        if let Err(error) = read {
+            tracing::debug!(%error, "reading an error queue");
+        }
+        for error in errors.into_iter().flatten() {
+            let family = match error.family {
+                udp::Family::V4 => Family::V4,
+                udp::Family::V6 => Family::V6,
+            };
+            let (icmp_type, code, data) = (error.icmp_type, error.code, error.info);
+            let event = Event::Icmp {
+                relay: id,
+                peer: error.peer,
+                error: IcmpError { family, icmp_type, code, data },
+            };
+            self.parts.server.handle(event, self.now, &mut self.reply[..]);
+            self.carry_out(batch);
+        }
+    }
+
+    pub(super) fn flush(&mut self, batch: &ReceiveBatch) {
+        let stats = &mut self.stats;
+        self.sends.flush(batch, &mut |tag, result| {
+            if result.is_err() {
+                match tag {
+                    TO_PEER => stats.send_errors_to_peer += 1,
+                    _ => stats.send_errors_to_client += 1,
+                }
+            }
+        });
+    }
+}
