@@ -1,5 +1,7 @@
 //! People who have no right to anything: noise, forgeries, scans.
 
+use std::net::{IpAddr, SocketAddr};
+
 use turnway_relay::{Client, FiveTuple, IcmpError, Link, Transport};
 use turnway_wire::{
     Builder, Class, Data, Family, IntegrityAlgorithm, IntegrityKey, Kind, Lifetime, LongTermKey,
@@ -9,7 +11,9 @@ use turnway_wire::{
 
 use crate::messages::{User, indication, request};
 use crate::network::{Author, Event};
-use crate::plan::{FIRST_PORT, LISTENER_PORT, NANOS, OWN, PORTS, REALM, client_ip, stranger};
+use crate::plan::{
+    FIRST_PORT, LISTENER_PORT, NANOS, OWN, PEER_PORT, PORTS, REALM, client_ip, stranger,
+};
 use crate::relay::{static_name, static_password};
 use crate::session::{State, udp_link};
 use crate::world::World;
@@ -39,7 +43,7 @@ impl World<'_> {
 
     pub(crate) fn attack(&mut self) {
         self.totals.attacks += 1;
-        match self.rng.below(10) {
+        match self.rng.below(11) {
             0 => self.send_garbage(),
             1 => self.send_mutated(),
             2 => self.replay(),
@@ -47,6 +51,7 @@ impl World<'_> {
             5 | 6 => self.forge_five_tuple(),
             7 => self.forge_icmp(),
             8 => self.flood(),
+            9 => self.use_what_ran_out(),
             _ => self.use_stale_relay(),
         }
     }
@@ -58,16 +63,12 @@ impl World<'_> {
 
     /// Some place to send from: a stranger's, to any listener.
     fn anywhere(&mut self) -> Client {
-        let server = std::net::SocketAddr::new(OWN[self.rng.index(OWN.len())], LISTENER_PORT);
+        let server = SocketAddr::new(OWN[self.rng.index(OWN.len())], LISTENER_PORT);
         let family = Family::of(server.ip());
         let mut client = stranger(self.rng.below(250), family);
         client.set_port(self.rng.range(1, 65_536) as u16);
         Client {
-            tuple: FiveTuple {
-                transport: Transport::Udp,
-                client,
-                server,
-            },
+            tuple: FiveTuple { transport: Transport::Udp, client, server },
             link: Link(udp_link(server)),
         }
     }
@@ -138,34 +139,72 @@ impl World<'_> {
         let Some((from, data)) = self.memory() else {
             return;
         };
-        let sender = self
-            .sessions
-            .iter()
-            .rposition(|session| session.tuple == from.tuple);
+        let sender = self.sessions.iter().rposition(|session| session.tuple == from.tuple);
         if let Some(sender) = sender {
             let author = Author::Session(sender as u32);
             self.net.datagram(Event::ToServer { author, from, data });
         }
     }
 
-    /// Datagrams from whom nobody gave a permission, to open and closed ports.
+    /// Datagrams from whom nobody gave a permission, or not lately, to open and closed ports.
     fn scan_relays(&mut self) {
         for _ in 0..5 {
             let ip = OWN[self.rng.index(OWN.len())];
             let port = FIRST_PORT + self.rng.below(u64::from(PORTS)) as u16;
-            let mut to = std::net::SocketAddr::new(ip, port);
+            let mut to = SocketAddr::new(ip, port);
             let open = self.open.len();
             if open > 0 && self.rng.chance(700) {
                 let at = self.rng.index(open);
                 to = *self.open.values().nth(at).expect("there are as many");
             }
-            let from = stranger(self.rng.below(250), Family::of(to.ip()));
+            let mut from = stranger(self.rng.below(250), Family::of(to.ip()));
+            if self.rng.chance(500) {
+                // Perhaps a permission that has run out.
+                from = self.former_peer(to).unwrap_or(from);
+            }
             self.net.datagram(Event::ToRelay {
                 author: Author::Hostile,
                 from,
                 to,
                 data: b"anybody there?".to_vec(),
             });
+        }
+    }
+
+    /// Somebody who has, or once had, a permission for what is relayed at `to`.
+    fn former_peer(&mut self, to: SocketAddr) -> Option<SocketAddr> {
+        let held = self.record.held.get(&self.record.socket(to)?.key)?;
+        let family = |ip: &&IpAddr| Family::of(**ip) == Family::of(to.ip());
+        let ips: Vec<_> = held.permissions.keys().filter(family).copied().collect();
+        let at = self.rng.index(ips.len().max(1));
+        Some(SocketAddr::new(*ips.get(at)?, PEER_PORT))
+    }
+
+    /// Data by all that an allocation has, or once had, from its client's address.
+    fn use_what_ran_out(&mut self) {
+        let count = self.record.held.len();
+        if count == 0 {
+            return;
+        }
+        let at = self.rng.index(count);
+        let held = self.record.held.values().nth(at).expect("there are as many");
+        let from = held.client;
+        let channels: Vec<_> = held.channels.keys().copied().collect();
+        let peers: Vec<_> = held.permissions.keys().copied().collect();
+        if from.tuple.transport != Transport::Udp {
+            return;
+        }
+        for number in channels {
+            let data = [&channel_header(number, 5), b"wrong".as_slice()].concat();
+            self.hostile(from, data);
+        }
+        for peer in peers {
+            let peer = XorPeerAddress(SocketAddr::new(peer, PEER_PORT));
+            let data = indication(self.rng.bytes(), &|builder| {
+                builder.add(&peer)?;
+                builder.add(&Data(b"from the wrong one"))
+            });
+            self.hostile(from, data);
         }
     }
 
@@ -226,15 +265,15 @@ impl World<'_> {
     fn forge_icmp(&mut self) {
         for _ in 0..5 {
             let open = self.open.len();
-            let Some((index, _)) = self.somebody().filter(|_| open > 0) else {
+            if open == 0 {
                 return;
-            };
+            }
             let at = self.rng.index(open);
             let local = *self.open.values().nth(at).expect("there are as many");
             let socket = *self.record.socket(local).expect("open");
             let family = socket.relay.family;
             let peer = match self.rng.chance(500) {
-                true => self.some_peer(index),
+                true => self.former_peer(local),
                 false => None,
             };
             let strange = stranger(self.rng.below(250), family);
@@ -258,9 +297,8 @@ impl World<'_> {
         };
         for _ in 0..100 {
             let transaction = self.rng.bytes();
-            let data = request(method, transaction, None, &|builder| {
-                builder.add(&RequestedTransport(17))
-            });
+            let data =
+                request(method, transaction, None, &|builder| builder.add(&RequestedTransport(17)));
             self.hostile(from, data);
         }
         // And small ones, for the ratio of the answer.
@@ -280,19 +318,17 @@ impl World<'_> {
         // A TURN client's five-tuple without an allocation.
         let mut silent = from;
         let family = Family::of(from.tuple.server.ip());
-        silent
-            .tuple
-            .client
-            .set_ip(client_ip(self.rng.below(1000) as u32, family));
+        silent.tuple.client.set_ip(client_ip(self.rng.below(1000) as u32, family));
         silent.tuple.client.set_port(1);
         self.hostile(silent, channel_header(0x4000, 0).to_vec());
     }
 
     /// The id of a relay that was closed names nothing, whoever has its place now.
     fn use_stale_relay(&mut self) {
-        let Some((shard, relay)) = self.stale else {
+        if self.stale.is_empty() {
             return;
-        };
+        }
+        let (shard, relay) = self.stale[self.rng.index(self.stale.len())];
         let now = self.now();
         let from = stranger(1, relay.family);
         let server = &mut self.relay.servers[shard];
@@ -302,12 +338,7 @@ impl World<'_> {
         };
         assert_eq!(reason, turnway_relay::Reason::NoAllocation);
         self.relay.tally[shard].peer_drops[reason.index()] += 1;
-        let error = IcmpError {
-            family: Family::V4,
-            icmp_type: 3,
-            code: 1,
-            data: 0,
-        };
+        let error = IcmpError { family: Family::V4, icmp_type: 3, code: 1, data: 0 };
         self.icmp(shard, relay, from, error);
     }
 }

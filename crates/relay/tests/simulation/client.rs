@@ -28,29 +28,18 @@ impl World<'_> {
     pub(crate) fn ask(&mut self, index: u32, what: What) {
         let transaction = self.rng.bytes();
         let session = &self.sessions[index as usize];
-        let signed = session
-            .credentials
-            .as_ref()
-            .filter(|_| what != What::Binding);
+        let signed = session.credentials.as_ref().filter(|_| what != What::Binding);
         let proof = signed.map(|credentials| (&*session.user, credentials));
         let fill = |builder: &mut Builder<'_>| session.fill(what, builder);
         let bytes = request(what.method(), transaction, proof, &fill);
         let session = self.session(index);
-        session.pending.push(Pending {
-            transaction,
-            what,
-            bytes: bytes.clone(),
-        });
+        session.pending.push(Pending { transaction, what, bytes: bytes.clone() });
         let timeout = match session.tuple.transport {
             Transport::Udp => RTO_NS,
             Transport::Tcp => STREAM_TIMEOUT_NS,
         };
         self.send(index, bytes);
-        let again = Event::Retransmit {
-            session: index,
-            transaction,
-            tries: 1,
-        };
+        let again = Event::Retransmit { session: index, transaction, tries: 1 };
         self.net.after(timeout, again);
     }
 
@@ -67,11 +56,7 @@ impl World<'_> {
         }
         let bytes = session.pending[at].bytes.clone();
         self.send(index, bytes);
-        let again = Event::Retransmit {
-            session: index,
-            transaction,
-            tries: tries + 1,
-        };
+        let again = Event::Retransmit { session: index, transaction, tries: tries + 1 };
         self.net.after(RTO_NS << tries, again);
     }
 
@@ -207,10 +192,7 @@ impl World<'_> {
         if what == What::Binding {
             return;
         }
-        let signed = session
-            .credentials
-            .as_ref()
-            .map(|credentials| &credentials.key);
+        let signed = session.credentials.as_ref().map(|credentials| &credentials.key);
         let verified = signed.is_some_and(|key| msg.verify(key));
         if msg.class() == Class::Success {
             assert!(verified, "a success that the client cannot verify");
@@ -218,10 +200,7 @@ impl World<'_> {
         }
         let error = msg.get::<ErrorCode<'_>>().expect("well-formed");
         let code = error.expect("an error has a code").code;
-        assert!(
-            verified || matches!(code, 401 | 438),
-            "{what:?}: unsigned {code}"
-        );
+        assert!(verified || matches!(code, 401 | 438), "{what:?}: unsigned {code}");
         self.failed(index, what, code, msg);
     }
 
@@ -237,10 +216,7 @@ impl World<'_> {
                 Behaviour::ShortLived => {
                     let end = std::str::from_utf8(&session.user.name).expect("ASCII");
                     let end = end.split(':').next().and_then(|end| end.parse().ok());
-                    assert!(
-                        end.is_some_and(|end: u64| end <= unix_s),
-                        "refused too early"
-                    );
+                    assert!(end.is_some_and(|end: u64| end <= unix_s), "refused too early");
                     self.totals.expired_users += 1;
                     self.leave_server(index);
                 }
@@ -250,6 +226,7 @@ impl World<'_> {
             },
             (401 | 438, _) => {
                 session.credentials = Credentials::new(&session.user, msg);
+                session.nonce_borrowed = false;
                 assert!(session.credentials.is_some(), "no challenge");
                 if (code, session.behaviour) == (401, Behaviour::Borrower) {
                     self.borrow_nonce(index);
@@ -293,29 +270,25 @@ impl World<'_> {
         let mut others = self.sessions.iter().rev().take(100);
         let other = others.find(|other| other.tuple.client != own && other.credentials.is_some());
         let nonce = other.and_then(|other| Some(other.credentials.as_ref()?.nonce.clone()));
-        if let (Some(credentials), Some(nonce)) = (&mut self.session(index).credentials, nonce) {
+        let session = self.session(index);
+        if let (Some(credentials), Some(nonce)) = (&mut session.credentials, nonce) {
             credentials.nonce = nonce;
+            session.nonce_borrowed = true;
             self.totals.borrowed += 1;
         }
     }
 
     pub(crate) fn succeeded(&mut self, index: u32, what: What, msg: &Message<'_>) {
         let session = self.session(index);
-        assert_ne!(
-            session.behaviour,
-            Behaviour::WrongKey,
-            "a wrong key was accepted"
-        );
+        assert_ne!(session.behaviour, Behaviour::WrongKey, "a wrong key was accepted");
+        assert!(!session.nonce_borrowed, "another client's nonce was accepted");
         match what {
             What::Binding => {}
             What::Allocate => self.allocated(index, msg),
             What::Refresh => self.plan_refresh(index, msg),
             What::Delete => self.leave_server(index),
             What::Permissions => {
-                session
-                    .peers
-                    .iter_mut()
-                    .for_each(|peer| peer.permitted = true);
+                session.peers.iter_mut().for_each(|peer| peer.permitted = true);
             }
             What::Channel(at) => session.peers[at].bound = true,
             What::ForbiddenPermission(peer) | What::ForbiddenChannel(peer) => {
@@ -345,13 +318,7 @@ impl World<'_> {
             session.relays[family_index(Family::of(relay.ip()))] = Some(relay);
         }
         let even = [Wish::Even, Wish::Pair].contains(&session.wish);
-        let port = session
-            .relays
-            .iter()
-            .flatten()
-            .next()
-            .expect("allocated")
-            .port();
+        let port = session.relays.iter().flatten().next().expect("allocated").port();
         assert!(!even || port.is_multiple_of(2), "an odd port");
         let (ends_ns, behaviour, wish) = (session.ends_ns, session.behaviour, session.wish);
         self.totals.served += 1;

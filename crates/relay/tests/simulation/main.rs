@@ -90,10 +90,7 @@ fn run(seed: u64) {
     assert!(kept <= KEPT_BYTES_MAX, "{kept} bytes kept");
     let (_, growth) = day(&mut relay, seed, SECOND_DAY_NS);
     println!("seed {seed}: {kept} bytes kept, {growth} more after a second day; {first:?}");
-    assert!(
-        growth <= GROWTH_BYTES_MAX,
-        "{growth} bytes more after the second day"
-    );
+    assert!(growth <= GROWTH_BYTES_MAX, "{growth} bytes more after the second day");
 }
 
 /// Runs a day; says also by how many bytes of heap the relay is larger afterwards.
@@ -107,10 +104,7 @@ fn day(relay: &mut Relay, seed: u64, start_ns: u64) -> (Totals, i64) {
 
 /// A simulation in which nothing happens shows nothing.
 fn check_variety(totals: &Totals) {
-    assert!(
-        totals.sessions > 5000 && totals.relayed > 50_000,
-        "{totals:?}"
-    );
+    assert!(totals.sessions > 5000 && totals.relayed > 50_000, "{totals:?}");
     assert!(totals.most_at_once > 500, "{totals:?}");
     let rare = [
         totals.pairs,

@@ -23,12 +23,7 @@ pub(crate) struct User {
 
 impl User {
     pub(crate) fn fixed(name: String, password: String) -> Self {
-        Self {
-            name: name.into_bytes().into(),
-            password,
-            modern: false,
-            anonymous: false,
-        }
+        Self { name: name.into_bytes().into(), password, modern: false, anonymous: false }
     }
 
     pub(crate) fn timed(name: String, secret: &[u8]) -> Self {

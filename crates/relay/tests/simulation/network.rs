@@ -22,11 +22,7 @@ pub(crate) enum Author {
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
     /// A datagram reaches a UDP listener.
-    ToServer {
-        author: Author,
-        from: Client,
-        data: Vec<u8>,
-    },
+    ToServer { author: Author, from: Client, data: Vec<u8> },
     /// A segment of a session's TCP connection reaches the server.
     StreamToServer { session: u32, data: Vec<u8> },
     /// The end of a session's TCP connection reaches the server.
@@ -36,26 +32,11 @@ pub(crate) enum Event {
     /// A segment of a session's TCP connection reaches the client.
     StreamToClient { session: u32, data: Vec<u8> },
     /// A datagram reaches somebody outside; `from` is a relayed transport address as announced.
-    ToPeer {
-        author: Author,
-        from: SocketAddr,
-        to: SocketAddr,
-        data: Vec<u8>,
-    },
+    ToPeer { author: Author, from: SocketAddr, to: SocketAddr, data: Vec<u8> },
     /// A datagram reaches a local relayed transport address.
-    ToRelay {
-        author: Author,
-        from: SocketAddr,
-        to: SocketAddr,
-        data: Vec<u8>,
-    },
+    ToRelay { author: Author, from: SocketAddr, to: SocketAddr, data: Vec<u8> },
     /// An ICMP error about a datagram sent from a relay socket reaches the server.
-    Icmp {
-        shard: usize,
-        relay: RelayId,
-        peer: SocketAddr,
-        error: IcmpError,
-    },
+    Icmp { shard: usize, relay: RelayId, peer: SocketAddr, error: IcmpError },
     /// A server wanted to be called by now.
     ServerTimer(usize),
     /// The port pool wanted to be called by now.
@@ -65,11 +46,7 @@ pub(crate) enum Event {
     /// A session does something it planned.
     Step { session: u32, step: Step },
     /// A request may have to be sent again.
-    Retransmit {
-        session: u32,
-        transaction: [u8; 12],
-        tries: u32,
-    },
+    Retransmit { session: u32, transaction: [u8; 12], tries: u32 },
     /// Everybody who is offline comes at once.
     Rush,
     /// Somebody hostile does something.
@@ -131,8 +108,7 @@ impl Network {
             }
         };
         self.sequence += 1;
-        self.heap
-            .push(Reverse((time_ns.max(self.now_ns), self.sequence, slot)));
+        self.heap.push(Reverse((time_ns.max(self.now_ns), self.sequence, slot)));
     }
 
     /// Lets something happen some time from now.

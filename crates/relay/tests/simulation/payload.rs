@@ -45,16 +45,10 @@ impl Tag {
             1 => Direction::Echo,
             _ => return None,
         };
-        let tag = Self {
-            direction,
-            session: word(4),
-            sequence: word(8),
-        };
+        let tag = Self { direction, session: word(4), sequence: word(8) };
         let whole = head[..3] == MAGIC
             && head[12..] == tag.check(bytes.len()).to_be_bytes()
-            && bytes[TAG_LEN..]
-                .iter()
-                .all(|byte| *byte == tag.sequence as u8);
+            && bytes[TAG_LEN..].iter().all(|byte| *byte == tag.sequence as u8);
         whole.then_some(tag)
     }
 

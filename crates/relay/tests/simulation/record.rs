@@ -84,17 +84,14 @@ impl Held {
     pub(crate) fn drop_family(&mut self, family: Family) {
         self.relays[family_index(family)] = None;
         self.permissions.retain(|ip, _| Family::of(*ip) != family);
-        self.channels
-            .retain(|_, (peer, _)| Family::of(peer.ip()) != family);
+        self.channels.retain(|_, (peer, _)| Family::of(peer.ip()) != family);
     }
 
     /// Writes down what a success response to `request` gave. False if nothing is left.
     pub(crate) fn grant(&mut self, request: &Message<'_>, lifetime_s: u32, now_ns: u64) -> bool {
         match request.method() {
             Method::REFRESH => {
-                let asked = request
-                    .get::<RequestedAddressFamily>()
-                    .expect("well-formed");
+                let asked = request.get::<RequestedAddressFamily>().expect("well-formed");
                 for family in [Family::V4, Family::V6] {
                     if asked.is_some_and(|asked| asked.family != Some(family)) {
                         continue;
@@ -131,10 +128,7 @@ impl Held {
 
 impl Record {
     pub(crate) fn new() -> Self {
-        Self {
-            sockets: vec![None; OWN.len() * usize::from(PORTS)],
-            ..Self::default()
-        }
+        Self { sockets: vec![None; OWN.len() * usize::from(PORTS)], ..Self::default() }
     }
 
     pub(crate) fn socket(&self, local: SocketAddr) -> Option<&Socket> {
@@ -193,8 +187,7 @@ impl Record {
     pub(crate) fn drop_unreachable_channels(&mut self) {
         let sockets = &self.sockets;
         for held in self.held.values_mut() {
-            held.channels
-                .retain(|_, (peer, _)| reachable(sockets, *peer));
+            held.channels.retain(|_, (peer, _)| reachable(sockets, *peer));
         }
     }
 

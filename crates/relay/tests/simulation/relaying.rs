@@ -8,8 +8,7 @@ use crate::messages::indication;
 use crate::network::Step;
 use crate::payload::{Direction, TAG_LEN, Tag};
 use crate::plan::{
-    FORBIDDEN, LISTENER_PORT, NANOS, OWN, OWN_EXTERNAL, PEER_PORT, PEERS, family_index, local,
-    peer_ip,
+    FORBIDDEN, LISTENER_PORT, NANOS, OWN, OWN_EXTERNAL, PEER_PORT, PEERS, family_index, peer_ip,
 };
 use crate::session::{Behaviour, Peer, State, What};
 use crate::world::World;
@@ -64,17 +63,8 @@ impl World<'_> {
         let channel = 0x4000 + self.rng.below(numbers) as u16;
         let by_channel = self.rng.chance(600);
         let peers = &mut self.session(index).peers;
-        if peers
-            .iter()
-            .all(|peer| peer.addr != addr && peer.channel != channel)
-        {
-            peers.push(Peer {
-                addr,
-                channel,
-                by_channel,
-                permitted: false,
-                bound: false,
-            });
+        if peers.iter().all(|peer| peer.addr != addr && peer.channel != channel) {
+            peers.push(Peer { addr, channel, by_channel, permitted: false, bound: false });
         }
     }
 
@@ -129,11 +119,7 @@ impl World<'_> {
         for at in 0..self.session(index).peers.len() {
             let session = &mut self.sessions[index as usize];
             let peer = session.peers[at];
-            let ready = if peer.by_channel {
-                peer.bound
-            } else {
-                peer.permitted
-            };
+            let ready = if peer.by_channel { peer.bound } else { peer.permitted };
             if !ready || session.sent == SEQUENCES {
                 continue;
             }
@@ -143,11 +129,7 @@ impl World<'_> {
             if lasting && session.partner.is_none() && now_ns + QUIET_NS < session.ends_ns {
                 session.counted |= 1 << sequence;
             }
-            let tag = Tag {
-                direction: Direction::Ping,
-                session: index,
-                sequence,
-            };
+            let tag = Tag { direction: Direction::Ping, session: index, sequence };
             let len = match self.rng.below(20) {
                 0 => 1200,
                 _ => TAG_LEN + self.rng.index(180),
@@ -183,12 +165,5 @@ impl World<'_> {
             builder.add(&Data(payload))
         });
         self.send(index, data);
-    }
-
-    /// Where a session's peers are, as datagrams are addressed to them.
-    pub(crate) fn some_peer(&mut self, index: u32) -> Option<SocketAddr> {
-        let peers = &self.sessions[index as usize].peers;
-        let at = self.rng.index(peers.len().max(1));
-        peers.get(at).map(|peer| local(peer.addr))
     }
 }

@@ -63,11 +63,7 @@ impl World<'_> {
             let mapped = response.get::<XorMappedAddress>();
             return assert_eq!(mapped, Ok(Some(XorMappedAddress(to.tuple.client))));
         }
-        assert_ne!(
-            author,
-            Author::Hostile,
-            "{kind} granted to somebody hostile"
-        );
+        assert_ne!(author, Author::Hostile, "{kind} granted to somebody hostile");
         assert!(response.integrity().is_some(), "an unsigned success");
         self.granted(to, &request, &response);
     }
@@ -83,9 +79,7 @@ impl World<'_> {
             assert_eq!(held.transaction, request.transaction_id().0);
             let told: Vec<_> = response.all::<XorRelayedAddress>().collect();
             let relays = held.relays.iter().flatten();
-            let first: Vec<_> = relays
-                .map(|r| Ok(XorRelayedAddress(external(r.local))))
-                .collect();
+            let first: Vec<_> = relays.map(|r| Ok(XorRelayedAddress(external(r.local)))).collect();
             // A retransmission is answered alike, even if one of two families is gone by now.
             assert!(first.iter().all(|relay| told.contains(relay)));
             return;
@@ -150,8 +144,5 @@ fn check_amplification(kind: Request, outcome: Outcome, to: Client, asked: usize
         (Request::Binding, Outcome::Success) => asked * 14 / 10,
         _ => asked * 3,
     };
-    assert!(
-        reply <= bound,
-        "{kind}, {outcome}: {reply} for {asked} bytes (times ten)"
-    );
+    assert!(reply <= bound, "{kind}, {outcome}: {reply} for {asked} bytes (times ten)");
 }

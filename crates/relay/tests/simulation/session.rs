@@ -64,6 +64,8 @@ pub(crate) struct Session {
     pub(crate) ends_ns: u64,
     pub(crate) state: State,
     pub(crate) credentials: Option<Credentials>,
+    /// Whether the nonce in use was made for somebody else.
+    pub(crate) nonce_borrowed: bool,
     pub(crate) pending: Vec<Pending>,
     /// As announced. They stay known after the end, for what is still under way.
     pub(crate) relays: [Option<SocketAddr>; 2],
@@ -132,6 +134,7 @@ impl Session {
             ends_ns: 0,
             state: State::Starting,
             credentials: None,
+            nonce_borrowed: false,
             pending: Vec::new(),
             relays: [None; 2],
             partner: None,
@@ -150,10 +153,7 @@ impl Session {
             Transport::Udp => udp_link(self.tuple.server),
             Transport::Tcp => index,
         };
-        Client {
-            tuple: self.tuple,
-            link: Link(link),
-        }
+        Client { tuple: self.tuple, link: Link(link) }
     }
 
     fn fill_allocate(&self, builder: &mut Builder<'_>) -> Result<(), BufferFull> {
@@ -163,16 +163,12 @@ impl Session {
         }
         match self.wish {
             Wish::Any(Family::V4) => Ok(()),
-            Wish::Any(Family::V6) => builder.add(&RequestedAddressFamily {
-                family: Some(Family::V6),
-            }),
-            Wish::Even => builder.add(&EvenPort {
-                reserve_next: false,
-            }),
+            Wish::Any(Family::V6) => {
+                builder.add(&RequestedAddressFamily { family: Some(Family::V6) })
+            }
+            Wish::Even => builder.add(&EvenPort { reserve_next: false }),
             Wish::Pair => builder.add(&EvenPort { reserve_next: true }),
-            Wish::Both => builder.add(&AdditionalAddressFamily {
-                family: Some(Family::V6),
-            }),
+            Wish::Both => builder.add(&AdditionalAddressFamily { family: Some(Family::V6) }),
             Wish::Reserved(token) => builder.add(&ReservationToken(token)),
         }
     }

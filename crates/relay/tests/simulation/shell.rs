@@ -21,30 +21,22 @@ use crate::world::World;
 
 /// Why a server does something.
 pub(crate) enum Cause<'a> {
-    Request {
-        author: Author,
-        from: Client,
-        data: &'a [u8],
-    },
-    Icmp {
-        key: crate::record::Key,
-        peer: SocketAddr,
-    },
+    Request { author: Author, from: Client, data: &'a [u8] },
+    Icmp { key: crate::record::Key, peer: SocketAddr },
     Disconnected(FiveTuple),
     Time,
     Reload,
 }
 
 /// The longest a simulated shard takes to look at its timers.
-pub(crate) const TIMER_LATENESS: u64 = 50 * MILLI;
+const TIMER_LATENESS: u64 = 20 * NANOS;
+/// How many closed relays are remembered.
+const STALE_LEN: usize = 100;
 const OUT_LEN: usize = 1500;
 
 impl World<'_> {
     pub(crate) fn now(&self) -> Now {
-        Now {
-            mono_ns: self.net.now_ns,
-            unix_s: UNIX_EPOCH_S + self.net.now_ns / NANOS,
-        }
+        Now { mono_ns: self.net.now_ns, unix_s: UNIX_EPOCH_S + self.net.now_ns / NANOS }
     }
 
     /// A datagram, or a frame of a stream, has come from a client's address.
@@ -67,14 +59,7 @@ impl World<'_> {
                     "a permitted datagram was dropped: {reason} from {from:?}"
                 );
             }
-            Route::ToPeer {
-                via,
-                to,
-                skip,
-                len,
-                dont_fragment: _,
-                ip: sent,
-            } => {
+            Route::ToPeer { via, to, skip, len, dont_fragment: _, ip: sent } => {
                 let Some((peer, payload)) = wanted else {
                     panic!("relayed to {to} without permission, from {from:?}");
                 };
@@ -101,19 +86,9 @@ impl World<'_> {
     /// A datagram leaves a relay socket for a peer, which may be a relay socket again.
     fn leave(&mut self, author: Author, from: SocketAddr, to: SocketAddr, data: Vec<u8>) {
         self.net.datagram(if OWN.contains(&to.ip()) {
-            NetEvent::ToRelay {
-                author,
-                from,
-                to,
-                data,
-            }
+            NetEvent::ToRelay { author, from, to, data }
         } else {
-            NetEvent::ToPeer {
-                author,
-                from: external(from),
-                to,
-                data,
-            }
+            NetEvent::ToPeer { author, from: external(from), to, data }
         });
     }
 
@@ -139,12 +114,7 @@ impl World<'_> {
                 assert!(wanted.is_none(), "{reason}: dropped from permitted {from}");
                 return;
             }
-            Route::ToClient {
-                to: client,
-                prefix,
-                pad,
-                ip: sent,
-            } => {
+            Route::ToClient { to: client, prefix, pad, ip: sent } => {
                 let stream = client.tuple.transport.is_stream();
                 let one_hop_less = (!stream).then_some(IpFields { ttl: 8, ..ip });
                 assert_eq!(sent, one_hop_less);
@@ -237,10 +207,7 @@ impl World<'_> {
         let held = self.record.held.values().find(held);
         let permitted = held.filter(|held| held.permitted(peer.ip(), now.mono_ns));
         let cause = match permitted {
-            Some(held) => Cause::Icmp {
-                key: key(&held.client.tuple),
-                peer,
-            },
+            Some(held) => Cause::Icmp { key: key(&held.client.tuple), peer },
             None => Cause::Time,
         };
         let event = Event::Icmp { relay, peer, error };
@@ -293,41 +260,20 @@ impl World<'_> {
                     assert_eq!(replies, 1, "two replies to one call");
                     self.reply(shard, cause, to, &out[..len]);
                 }
-                Effect::Bind {
-                    allocation,
-                    want,
-                    near,
-                    owner,
-                    until_ns,
-                } => {
+                Effect::Bind { allocation, want, near, owner, until_ns } => {
                     let Cause::Request { from, .. } = cause else {
                         panic!("Bind without a request");
                     };
-                    let order = Order {
-                        shard,
-                        allocation,
-                        client: *from,
-                        near,
-                        owner,
-                        until_ns,
-                    };
+                    let order = Order { shard, allocation, client: *from, near, owner, until_ns };
                     let bound = self.bind(&order, want);
                     let now = self.now();
                     self.relay.servers[shard].handle(Event::Bound(bound), now, out);
                 }
                 Effect::Close { relay } => self.close(shard, relay),
                 Effect::ChannelUp(path) => self.channel_up(shard, path),
-                Effect::ChannelDown {
-                    relay,
-                    number,
-                    peer,
-                } => {
+                Effect::ChannelDown { relay, number, peer } => {
                     let gone = self.record.up.remove(&up_key(shard, relay, number));
-                    assert_eq!(
-                        gone.map(|up| up.0),
-                        Some(peer.socket()),
-                        "ChannelDown unpaired"
-                    );
+                    assert_eq!(gone.map(|up| up.0), Some(peer.socket()), "ChannelDown unpaired");
                 }
                 Effect::Log(turnway_relay::Record::Started(started)) => {
                     self.started(shard, cause, &started);
@@ -347,19 +293,17 @@ impl World<'_> {
             && deadline_ns < self.armed[shard]
         {
             self.armed[shard] = deadline_ns;
-            let late = self.rng.below(TIMER_LATENESS);
-            self.net
-                .at(deadline_ns + late, NetEvent::ServerTimer(shard));
+            let late = match self.rng.chance(100) {
+                true => self.rng.below(TIMER_LATENESS),
+                false => self.rng.below(50 * MILLI),
+            };
+            self.net.at(deadline_ns + late, NetEvent::ServerTimer(shard));
         }
     }
 
     fn bind(&mut self, order: &Order, want: Want) -> Bound {
-        let mut bound = Bound {
-            allocation: order.allocation,
-            v4: None,
-            v6: None,
-            reservation: None,
-        };
+        let mut bound =
+            Bound { allocation: order.allocation, v4: None, v6: None, reservation: None };
         if self.rng.chance(2) {
             let failure = Some(Err(BindFailure::NoDescriptor));
             (bound.v4, bound.v6) = (failure, failure);
@@ -367,10 +311,7 @@ impl World<'_> {
         }
         let claimed = match want {
             Want::Any(family) => [Some((family, self.claim(order, family, Parity::Any))), None],
-            Want::Even(family) => [
-                Some((family, self.claim(order, family, Parity::Even))),
-                None,
-            ],
+            Want::Even(family) => [Some((family, self.claim(order, family, Parity::Even))), None],
             Want::EvenAndReserve(family) => {
                 let token = self.rng.bytes();
                 let port = self.claim_pair(order, family, token);
@@ -378,7 +319,7 @@ impl World<'_> {
                 [Some((family, port)), None]
             }
             Want::Both { even } => {
-                let parity = if *even { Parity::Even } else { Parity::Any };
+                let parity = if even { Parity::Even } else { Parity::Any };
                 [Family::V4, Family::V6]
                     .map(|family| Some((family, self.claim(order, family, parity))))
             }
@@ -431,10 +372,7 @@ impl World<'_> {
         let place = plan::port_index(local).expect("ports of the pool are in the plan");
         let socket = Socket {
             shard: order.shard,
-            relay: RelayId {
-                allocation: order.allocation,
-                family,
-            },
+            relay: RelayId { allocation: order.allocation, family },
             key: key(&order.client.tuple),
         };
         let before = self.record.sockets[place].replace(socket);
@@ -442,18 +380,12 @@ impl World<'_> {
         self.relay.shared.live.set(local, true);
         let place = (order.shard, order.allocation, family_index(family));
         self.open.insert(place, local);
-        RelayAddr {
-            local,
-            external: external(local),
-        }
+        RelayAddr { local, external: external(local) }
     }
 
     fn close(&mut self, shard: usize, relay: RelayId) {
         let place = (shard, relay.allocation, family_index(relay.family));
-        let local = self
-            .open
-            .remove(&place)
-            .expect("closed once, and only what was opened");
+        let local = self.open.remove(&place).expect("closed once, and only what was opened");
         let place = plan::port_index(local).expect("opened");
         self.record.sockets[place] = None;
         self.relay.shared.live.set(local, false);
@@ -462,19 +394,17 @@ impl World<'_> {
         let last = up_key(shard, relay, u16::MAX);
         let left = self.record.up.range(first..=last).next();
         assert!(left.is_none(), "closed with a channel up: {left:?}");
-        self.stale = Some((shard, relay));
+        if self.stale.len() == STALE_LEN {
+            self.stale.pop_front();
+        }
+        self.stale.push_back((shard, relay));
     }
 
     fn channel_up(&mut self, shard: usize, path: ChannelPath) {
         let up = up_key(shard, path.relay, path.number);
-        self.record
-            .up
-            .insert(up, (path.peer.socket(), path.deadline_ns));
+        self.record.up.insert(up, (path.peer.socket(), path.deadline_ns));
         let place = (shard, path.relay.allocation, up.3);
-        assert!(
-            self.open.contains_key(&place),
-            "a channel of a closed relay"
-        );
+        assert!(self.open.contains_key(&place), "a channel of a closed relay");
     }
 
     fn started(&mut self, shard: usize, cause: &Cause<'_>, started: &Started) {
@@ -521,10 +451,7 @@ impl World<'_> {
         let held = self.record.held.remove(&key(&ended.tuple));
         let held = held.expect("only what started ends, and once");
         assert_eq!(ended.session, held.log_session);
-        assert_eq!(
-            ended.traffic, held.traffic,
-            "the log disagrees with the record"
-        );
+        assert_eq!(ended.traffic, held.traffic, "the log disagrees with the record");
         let now_ns = self.net.now_ns;
         match ended.reason {
             EndReason::Expired => {
@@ -585,10 +512,7 @@ fn check_framing(
         None => {
             assert_eq!(classify(message[0]), Kind::Stun);
             let parsed = Message::parse(message).expect("a Data indication");
-            assert_eq!(
-                (parsed.class(), parsed.method()),
-                (Class::Indication, Method::DATA)
-            );
+            assert_eq!((parsed.class(), parsed.method()), (Class::Indication, Method::DATA));
             let peer = parsed.get::<XorPeerAddress>().expect("well-formed");
             assert_eq!(peer, Some(XorPeerAddress(external(from))));
             assert_eq!(parsed.get::<Data<'_>>(), Ok(Some(Data(payload))));

@@ -1,6 +1,6 @@
 //! A simulated day: who comes when, what happens next, and what must be true at the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -32,8 +32,8 @@ pub(crate) struct World<'r> {
     pub(crate) armed: [u64; SHARDS],
     /// A session that waits for a partner.
     pub(crate) lobby: Option<u32>,
-    /// A relay that was closed: its id must name nothing.
-    pub(crate) stale: Option<(usize, RelayId)>,
+    /// Relays that were closed lately: their ids must name nothing.
+    pub(crate) stale: VecDeque<(usize, RelayId)>,
     /// What somebody on the path saw lately: sender, message, time.
     pub(crate) overheard: Vec<(turnway_relay::Client, Vec<u8>, u64)>,
     pub(crate) totals: Totals,
@@ -95,7 +95,7 @@ impl<'r> World<'r> {
             open: BTreeMap::new(),
             armed: [u64::MAX; SHARDS],
             lobby: None,
-            stale: None,
+            stale: VecDeque::new(),
             overheard: Vec::new(),
             totals: Totals::default(),
             start_ns,
@@ -141,33 +141,18 @@ impl<'r> World<'r> {
                 }
             }
             Event::StreamToClient { session, data } => self.stream_to_client(session, &data),
-            Event::ToPeer {
-                author,
-                from,
-                to,
-                data,
-            } => self.at_peer(author, from, to, &data),
-            Event::ToRelay {
-                author,
-                from,
-                to,
-                data,
-            } => self.peer_datagram(author, from, to, &data),
-            Event::Icmp {
-                shard,
-                relay,
-                peer,
-                error,
-            } => self.icmp(shard, relay, peer, error),
+            Event::ToPeer { author, from, to, data } => self.at_peer(author, from, to, &data),
+            Event::ToRelay { author, from, to, data } => {
+                self.peer_datagram(author, from, to, &data)
+            }
+            Event::Icmp { shard, relay, peer, error } => self.icmp(shard, relay, peer, error),
             Event::ServerTimer(shard) => self.server_timer(shard),
             Event::PoolTimer => self.pool_timer(),
             Event::Begin { client } => self.begin_and_plan_next(client),
             Event::Step { session, step } => self.step(session, step),
-            Event::Retransmit {
-                session,
-                transaction,
-                tries,
-            } => self.retransmit(session, transaction, tries),
+            Event::Retransmit { session, transaction, tries } => {
+                self.retransmit(session, transaction, tries)
+            }
             Event::Rush => self.rush(),
             Event::Attack => {
                 self.attack();
@@ -290,19 +275,13 @@ impl<'r> World<'r> {
         if let Some((tuple, since_ns)) = abandoned
             && transport == Transport::Udp
             && since_ns + REUSE_AFTER_NS < now_ns
-            && !self.clients[client as usize]
-                .ports
-                .contains_key(&tuple.client)
+            && !self.clients[client as usize].ports.contains_key(&tuple.client)
         {
             return tuple;
         }
         let port = self.new_port(client);
         let ip = client_ip(client, Family::of(server.ip()));
-        FiveTuple {
-            transport,
-            client: SocketAddr::new(ip, port),
-            server,
-        }
+        FiveTuple { transport, client: SocketAddr::new(ip, port), server }
     }
 
     fn new_port(&mut self, client: u32) -> u16 {
@@ -357,11 +336,7 @@ impl<'r> World<'r> {
             self.client_datagram(Author::Session(index), from, &stream[at..at + payload]);
             at += len;
         }
-        assert_ne!(
-            frame(&stream[at..]),
-            Frame::Invalid,
-            "the stream lost its frames"
-        );
+        assert_ne!(frame(&stream[at..]), Frame::Invalid, "the stream lost its frames");
         stream.drain(..at);
         self.sessions[index as usize].received[1] = stream;
     }
@@ -374,11 +349,7 @@ impl<'r> World<'r> {
             self.heard(index, &stream[at..at + payload]);
             at += len;
         }
-        assert_ne!(
-            frame(&stream[at..]),
-            Frame::Invalid,
-            "the stream lost its frames"
-        );
+        assert_ne!(frame(&stream[at..]), Frame::Invalid, "the stream lost its frames");
         stream.drain(..at);
         self.sessions[index as usize].received[0] = stream;
     }
@@ -400,12 +371,7 @@ impl<'r> World<'r> {
         };
         let direction = Direction::Echo;
         let echo = Tag { direction, ..tag }.payload(data.len());
-        self.net.datagram(Event::ToRelay {
-            author,
-            from: to,
-            to: local(from),
-            data: echo,
-        });
+        self.net.datagram(Event::ToRelay { author, from: to, to: local(from), data: echo });
     }
 
     fn unreachable(&mut self, relay: SocketAddr, peer: SocketAddr) {
@@ -413,20 +379,10 @@ impl<'r> World<'r> {
             Family::V4 => (Family::V4, 3, 3),
             Family::V6 => (Family::V6, 1, 4),
         };
-        let error = IcmpError {
-            family,
-            icmp_type,
-            code,
-            data: 0,
-        };
+        let error = IcmpError { family, icmp_type, code, data: 0 };
         if let Some(socket) = self.record.socket(local(relay)) {
             let (shard, relay) = (socket.shard, socket.relay);
-            self.net.datagram(Event::Icmp {
-                shard,
-                relay,
-                peer,
-                error,
-            });
+            self.net.datagram(Event::Icmp { shard, relay, peer, error });
         }
     }
 
@@ -440,10 +396,8 @@ impl<'r> World<'r> {
             let gauge = &mut gauges[shard_of(&held.client.tuple)];
             assert!(held.expires_ns() > now_ns, "an allocation outlived itself");
             let live = |ip| held.relay_live(Family::of(ip), now_ns);
-            let permissions = held
-                .permissions
-                .iter()
-                .filter(|(ip, end)| **end > now_ns && live(**ip));
+            let permissions =
+                held.permissions.iter().filter(|(ip, end)| **end > now_ns && live(**ip));
             let channels = held.channels.values();
             let channels = channels.filter(|(peer, end)| *end > now_ns && live(peer.ip()));
             gauge.0 += 1;
@@ -460,18 +414,12 @@ impl<'r> World<'r> {
             let (bound, end_ns) = self.record.channel_deadline(up).expect("bound");
             assert_eq!(bound, *peer);
             // Of a channel that waits for its permission it matters only that it is not used.
-            assert!(
-                end_ns == *told_ns || end_ns.max(*told_ns) <= now_ns,
-                "{up:?}"
-            );
+            assert!(end_ns == *told_ns || end_ns.max(*told_ns) <= now_ns, "{up:?}");
         }
         let sockets = self.record.sockets.iter().flatten().count();
         assert_eq!(self.open.len(), sockets);
         assert_eq!(self.relay.pool.counts().claimed, sockets);
-        assert_eq!(
-            self.relay.shared.allocations.count() as usize,
-            self.record.held.len()
-        );
+        assert_eq!(self.relay.shared.allocations.count() as usize, self.record.held.len());
         self.compare_counters();
     }
 
@@ -505,22 +453,14 @@ impl<'r> World<'r> {
             assert_eq!((server.deadline(), server.allocations()), (None, 0));
             assert!(server.poll().is_none());
         }
-        assert!(
-            self.sessions
-                .iter()
-                .all(|session| session.state == State::Gone)
-        );
+        assert!(self.sessions.iter().all(|session| session.state == State::Gone));
         self.check_service();
     }
 
     /// Every honest client was served, and as well as the network allowed.
     fn check_service(&self) {
         let totals = &self.totals;
-        assert_eq!(
-            totals.served + totals.refused,
-            totals.sessions,
-            "{totals:?}"
-        );
+        assert_eq!(totals.served + totals.refused, totals.sessions, "{totals:?}");
         let arrives = 1.0 - self.loss_per_mille as f64 / 1000.0;
         for (place, legs) in [(0, 4), (1, 2)] {
             let share = totals.heard[place] as f64 / totals.expected[place] as f64;
