@@ -1,0 +1,375 @@
+//! What the rules cost per relayed datagram, with 1, 1,000 and 100,000 allocations in the table.
+//!
+//! Prints nanoseconds and heap allocations per datagram beside a bare `sendto` and `recvfrom` of
+//! the same datagram over loopback, so that every figure is also a share of what the kernel takes
+//! at least. Fails if a datagram touches the heap. Run with `cargo bench --bench route`; `--quick`
+//! measures a tenth.
+
+use std::alloc::System;
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Instant;
+
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use turnway_relay::auth::{Auth, AuthConfig, StaticUser, UserCredential};
+use turnway_relay::limits::Limits;
+use turnway_relay::policy::{Policy, PolicyConfig};
+use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
+use turnway_relay::{
+    AllocationId, Bound, Client, Config, Effect, Event, FiveTuple, IpFields, Link, Now, RelayAddr,
+    RelayId, Route, Seed, Server, Shared, Transport,
+};
+use turnway_wire::{
+    Builder, ChannelNumber, Class, Data, Family, IntegrityAlgorithm, IntegrityKey, LongTermKey,
+    Message, Method, Nonce, PasswordAlgorithm, Realm, RequestedTransport, TransactionId, Username,
+    XorPeerAddress, channel_header,
+};
+
+#[global_allocator]
+static HEAP: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Allocations in the table.
+const SIZES: [u32; 3] = [1, 1_000, 100_000];
+/// Bytes of payload: an audio and a full video packet.
+const PAYLOADS: [usize; 2] = [172, 1_200];
+
+const USER: &str = "alice";
+const PASSWORD: &str = "secret";
+const REALM: &str = "example.org";
+const CHANNEL: u16 = 0x4001;
+const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(20, 0, 0, 9)), 3478);
+/// The peer that is bound to a channel, and the one that only has a permission.
+const BOUND_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(12, 0, 0, 1)), 7000);
+const PLAIN_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(12, 0, 0, 2)), 7000);
+const IP: Option<IpFields> = Some(IpFields { ttl: 64, tos: 0 });
+const NOW: Now = Now { mono_ns: 1_000_000_000, unix_s: 1_700_000_000 };
+
+/// The four ways of a datagram through the relay.
+#[derive(Clone, Copy)]
+enum Path {
+    ChannelDataToPeer,
+    PeerToChannelData,
+    SendToPeer,
+    PeerToData,
+}
+
+const PATHS: [(Path, &str); 4] = [
+    (Path::ChannelDataToPeer, "ChannelData -> peer"),
+    (Path::PeerToChannelData, "peer -> ChannelData"),
+    (Path::SendToPeer, "Send -> peer"),
+    (Path::PeerToData, "peer -> Data"),
+];
+
+/// How much is measured: the median of `rounds` turns of `datagrams` each.
+struct Effort {
+    rounds: usize,
+    datagrams: usize,
+}
+
+fn main() {
+    let quick = std::env::args().any(|arg| arg == "--quick");
+    let effort = Effort {
+        rounds: if quick { 3 } else { 11 },
+        datagrams: if quick { 50_000 } else { 200_000 },
+    };
+    let kernel_ns = PAYLOADS.map(|payload| kernel(&effort, payload));
+    println!("route  ns per datagram (share of a sendto and recvfrom), heap allocations");
+    println!("  {:<8} {:<12} {:<20} {:>16} {:>16}", "table", "order", "path", "172 B", "1200 B");
+    print_row("-", "-", "sendto + recvfrom", kernel_ns, kernel_ns, 0);
+    let mut heap_allocations = 0;
+    for size in SIZES {
+        let mut relay = Relay::with_allocations(size);
+        for (order, name) in [(in_turn(size), "round robin"), (at_random(size), "random")] {
+            for (path, label) in PATHS {
+                let cells = PAYLOADS.map(|payload| relay.measure(&effort, path, payload, &order));
+                let used = cells.iter().map(|cell| cell.1).sum();
+                heap_allocations += used;
+                let ns = cells.map(|cell| cell.0);
+                print_row(&size.to_string(), name, label, ns, kernel_ns, used);
+            }
+            // One flow has one order.
+            if size == 1 {
+                break;
+            }
+        }
+    }
+    assert_eq!(heap_allocations, 0, "a routed datagram touched the heap");
+}
+
+fn print_row(
+    size: &str,
+    order: &str,
+    path: &str,
+    ns: [f64; 2],
+    kernel: [f64; 2],
+    allocations: usize,
+) {
+    let share = |at: usize| format!("{:.0} ({:.1} %)", ns[at], 100.0 * ns[at] / kernel[at]);
+    println!("  {size:<8} {order:<12} {path:<20} {:>16} {:>16}  {allocations}", share(0), share(1));
+}
+
+/// A server with allocations that were made as clients make them.
+struct Relay {
+    server: Server,
+    key: IntegrityKey,
+}
+
+impl Relay {
+    fn with_allocations(size: u32) -> Self {
+        let md5 = PasswordAlgorithm::Md5;
+        let key = LongTermKey::derive(md5, USER.as_bytes(), REALM.as_bytes(), PASSWORD.as_bytes());
+        let mut relay = Self {
+            server: server(),
+            key: IntegrityKey::new(IntegrityAlgorithm::Sha1, key.as_bytes()),
+        };
+        (0..size).for_each(|flow| relay.allocate(flow));
+        assert_eq!(relay.server.allocations(), size as usize);
+        relay
+    }
+
+    /// Allocation, channel and permission of one client.
+    fn allocate(&mut self, flow: u32) {
+        let nonce = self.nonce(flow);
+        let nonce = nonce.as_slice();
+        self.request(flow, Method::ALLOCATE, nonce, &|builder| {
+            builder.add(&RequestedTransport(17)).expect(FITS);
+        });
+        self.request(flow, Method::CHANNEL_BIND, nonce, &|builder| {
+            builder.add(&ChannelNumber(CHANNEL)).expect(FITS);
+            builder.add(&XorPeerAddress(BOUND_PEER)).expect(FITS);
+        });
+        self.request(flow, Method::CREATE_PERMISSION, nonce, &|builder| {
+            builder.add(&XorPeerAddress(PLAIN_PEER)).expect(FITS);
+        });
+    }
+
+    /// The nonce of a 401.
+    fn nonce(&mut self, flow: u32) -> Vec<u8> {
+        let mut buffer = [0; 128];
+        let mut builder = new_request(&mut buffer, Method::ALLOCATE);
+        builder.add(&RequestedTransport(17)).expect(FITS);
+        let len = builder.finish();
+        let mut out = [0; 1500];
+        let len = self.exchange(flow, &buffer[..len], &mut out);
+        let challenge = Message::parse(&out[..len]).expect("a response");
+        let nonce = challenge.raw(Nonce::TYPE).expect("a challenge has a nonce");
+        nonce.to_vec()
+    }
+
+    fn request(
+        &mut self,
+        flow: u32,
+        method: Method,
+        nonce: &[u8],
+        fill: &dyn Fn(&mut Builder<'_>),
+    ) {
+        let mut buffer = [0; 512];
+        let mut builder = new_request(&mut buffer, method);
+        fill(&mut builder);
+        builder.add(&Username(USER.as_bytes())).expect(FITS);
+        builder.add(&Realm(REALM.as_bytes())).expect(FITS);
+        builder.add(&Nonce(nonce)).expect(FITS);
+        builder.integrity(&self.key).expect(FITS);
+        let len = builder.finish();
+        let mut out = [0; 1500];
+        let len = self.exchange(flow, &buffer[..len], &mut out);
+        let response = Message::parse(&out[..len]).expect("a response");
+        assert_eq!(response.class(), Class::Success, "{response:?}");
+    }
+
+    /// Gives the server a request and says how long the answer is.
+    fn exchange(&mut self, flow: u32, data: &[u8], out: &mut [u8]) -> usize {
+        let from = client(flow);
+        self.server.handle(Event::Request { from, data }, NOW, out);
+        let mut answered = 0;
+        while let Some(effect) = self.server.poll() {
+            match effect {
+                Effect::Reply { len, .. } => answered = len,
+                Effect::Bind { allocation, .. } => {
+                    let bound = bound(allocation);
+                    self.server.handle(Event::Bound(bound), NOW, out);
+                }
+                Effect::Close { .. }
+                | Effect::ChannelUp(_)
+                | Effect::ChannelDown { .. }
+                | Effect::Log(_) => {}
+            }
+        }
+        answered
+    }
+
+    /// Nanoseconds per datagram on one path, and heap allocations of all of them.
+    fn measure(
+        &mut self,
+        effort: &Effort,
+        path: Path,
+        payload: usize,
+        order: &[u32],
+    ) -> (f64, usize) {
+        let data = datagram(path, payload);
+        let mut rounds = Vec::with_capacity(effort.rounds);
+        let mut flows = order.iter().copied().cycle();
+        let heap = Region::new(HEAP);
+        for _ in 0..effort.rounds {
+            let started = Instant::now();
+            for flow in flows.by_ref().take(effort.datagrams) {
+                let route = self.route(path, flow, black_box(&data));
+                assert!(matches!(route, Route::ToPeer { .. } | Route::ToClient { .. }));
+                black_box(route);
+            }
+            rounds.push(started.elapsed().as_nanos() as f64 / effort.datagrams as f64);
+        }
+        let used = heap.change();
+        (median(rounds), used.allocations + used.reallocations)
+    }
+
+    fn route(&mut self, path: Path, flow: u32, data: &[u8]) -> Route {
+        match path {
+            Path::ChannelDataToPeer | Path::SendToPeer => {
+                self.server.route_client(&client(flow), data, IP, NOW)
+            }
+            Path::PeerToChannelData => {
+                let relay = relay(flow);
+                self.server.route_peer(relay, BOUND_PEER, data.len(), IP, NOW)
+            }
+            Path::PeerToData => {
+                let relay = relay(flow);
+                self.server.route_peer(relay, PLAIN_PEER, data.len(), IP, NOW)
+            }
+        }
+    }
+}
+
+const FITS: &str = "the buffer is large enough";
+
+fn new_request(buffer: &mut [u8], method: Method) -> Builder<'_> {
+    let transaction = TransactionId(*b"transaction1");
+    Builder::new(buffer, Class::Request, method, transaction).expect(FITS)
+}
+
+fn server() -> Server {
+    let user = StaticUser {
+        name: USER.to_owned(),
+        credential: UserCredential::Password(PASSWORD.to_owned()),
+    };
+    let auth = Auth::new(AuthConfig {
+        realm: REALM.to_owned(),
+        users: vec![user],
+        rest_secrets: Vec::new(),
+        rest_separator: b':',
+        nonce_secret: b"0123456789abcdef".to_vec(),
+        nonce_lifetime_s: 3600,
+        enforce_expiry: true,
+    });
+    let config = Config {
+        auth: auth.expect("valid"),
+        policy: Policy::new(PolicyConfig {
+            listeners: vec![SERVER],
+            own: vec![SERVER.ip()],
+            relays: vec![(SERVER.ip(), SERVER.ip())],
+            ..PolicyConfig::default()
+        }),
+        limits: Limits::default(),
+        v4: true,
+        v6: false,
+    };
+    let shared = Shared {
+        live: LivePorts::new(&[SERVER.ip()]),
+        allocations: AllocationCount::new(u32::MAX),
+        sources: SourceLimiter::new(8, 0, 1, 1),
+    };
+    let seed = Seed { random: 0x5EED, first_session: 0 };
+    Server::new(Arc::new(config), Arc::new(shared), seed)
+}
+
+/// The n-th client. Computed, so that looking it up costs no cache miss of its own.
+fn client(flow: u32) -> Client {
+    let ip = Ipv4Addr::from_bits(Ipv4Addr::new(11, 0, 0, 0).to_bits() + flow);
+    Client {
+        tuple: FiveTuple {
+            transport: Transport::Udp,
+            client: SocketAddr::new(ip.into(), 40_000),
+            server: SERVER,
+        },
+        link: Link(0),
+    }
+}
+
+/// The n-th client's relayed transport address: a fresh server fills its slots in order.
+fn relay(flow: u32) -> RelayId {
+    RelayId { allocation: AllocationId { slot: flow, generation: 0 }, family: Family::V4 }
+}
+
+fn bound(allocation: AllocationId) -> Bound {
+    let port = 1024 + (allocation.slot % 60_000) as u16;
+    let local = SocketAddr::new(SERVER.ip(), port);
+    Bound {
+        allocation,
+        v4: Some(Ok(RelayAddr { local, external: local })),
+        v6: None,
+        reservation: None,
+    }
+}
+
+/// What arrives: framed from a client, bare from a peer.
+fn datagram(path: Path, payload: usize) -> Vec<u8> {
+    let payload = vec![0xAB; payload];
+    match path {
+        Path::ChannelDataToPeer => {
+            let header = channel_header(CHANNEL, payload.len() as u16);
+            [&header, payload.as_slice()].concat()
+        }
+        Path::SendToPeer => {
+            let mut buffer = [0; 2048];
+            let transaction = TransactionId(*b"transaction2");
+            let class = Class::Indication;
+            let builder = Builder::new(&mut buffer, class, Method::SEND, transaction);
+            let mut builder = builder.expect(FITS);
+            builder.add(&XorPeerAddress(PLAIN_PEER)).expect(FITS);
+            builder.add(&Data(&payload)).expect(FITS);
+            let len = builder.finish();
+            buffer[..len].to_vec()
+        }
+        Path::PeerToChannelData | Path::PeerToData => payload,
+    }
+}
+
+fn in_turn(size: u32) -> Vec<u32> {
+    (0..size).collect()
+}
+
+/// Every flow once, in an order that no prefetcher foresees.
+fn at_random(size: u32) -> Vec<u32> {
+    let mut order = in_turn(size);
+    let mut state = 1_u64;
+    for last in (1..order.len()).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        order.swap(last, (state >> 33) as usize % (last + 1));
+    }
+    order
+}
+
+/// Nanoseconds of sending a datagram over loopback and receiving it.
+fn kernel(effort: &Effort, payload: usize) -> f64 {
+    let bind = || UdpSocket::bind("127.0.0.1:0").expect("loopback has ports");
+    let (sender, receiver) = (bind(), bind());
+    let to = receiver.local_addr().expect("bound");
+    let data = vec![0xAB; payload];
+    let mut buffer = [0; 2048];
+    let round = |_| {
+        let datagrams = effort.datagrams / 10;
+        let started = Instant::now();
+        for _ in 0..datagrams {
+            sender.send_to(&data, to).expect("loopback takes it");
+            receiver.recv_from(&mut buffer).expect("it is there");
+        }
+        started.elapsed().as_nanos() as f64 / datagrams as f64
+    };
+    median((0..effort.rounds).map(round).collect())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
