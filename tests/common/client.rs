@@ -5,9 +5,10 @@
 //! Indications and channel data that arrive in between are kept for [`Client::receive`].
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use turnway_wire::{
     BufferFull, Builder, ChannelData, ChannelNumber, Class, Data, DontFragment, ErrorCode, Frame,
@@ -61,7 +62,9 @@ impl Answer {
         let message = self.message();
         match message.class() {
             Class::Success => None,
-            Class::Error => Some(message.get::<ErrorCode>().expect("well-formed").expect("4.8").code),
+            Class::Error => {
+                Some(message.get::<ErrorCode>().expect("well-formed").expect("4.8").code)
+            }
             Class::Request | Class::Indication => panic!("not a response"),
         }
     }
@@ -156,6 +159,11 @@ impl Client {
             Link::Tcp { stream, .. } => stream.local_addr(),
         }
         .expect("a socket")
+    }
+
+    /// The server's transport address.
+    pub fn server(&self) -> SocketAddr {
+        self.server
     }
 
     /// The UDP socket, to change its options.
@@ -362,7 +370,9 @@ impl Client {
             Ok(None) => false,
             Err(error) => panic!("{error:?}"),
         };
-        let Some(challenge) = self.challenge.as_ref().filter(|_| !refused) else { return };
+        let Some(challenge) = self.challenge.as_ref().filter(|_| !refused) else {
+            return;
+        };
         if message.method() != Method::BINDING {
             assert!(message.verify(&challenge.key), "an answer with a wrong MESSAGE-INTEGRITY");
         }
@@ -370,7 +380,7 @@ impl Client {
 
     /// The next datagram or frame from the server, which must be where we sent to.
     #[track_caller]
-    fn next_message(&mut self) -> Vec<u8> {
+    pub fn next_message(&mut self) -> Vec<u8> {
         match &mut self.link {
             Link::Udp(socket) => {
                 let mut buffer = vec![0; BUFFER];
@@ -459,5 +469,33 @@ impl Peer {
     }
 }
 
-/// A short time, for what must *not* come and cannot be awaited.
-pub const MOMENT: Duration = Duration::from_millis(200);
+/// Random numbers that a seed repeats (SplitMix64).
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `bound`, which is small.
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    /// So many bytes.
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let words = std::iter::repeat_with(|| self.next().to_ne_bytes());
+        words.flatten().take(len).collect()
+    }
+}
+
+/// A seed for [`Random`]: another one in each run, or `TURNWAY_SEED`.
+pub fn seed() -> u64 {
+    let given = std::env::var("TURNWAY_SEED").ok().map(|seed| seed.parse().expect("a number"));
+    given.unwrap_or_else(|| RandomState::new().hash_one(0_u64))
+}

@@ -54,6 +54,8 @@ pub struct Setup {
     pub metrics: Option<SocketAddr>,
     /// The descriptor limit to start with, soft and hard.
     pub descriptors: Option<u64>,
+    /// Environment variables, by name and value.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for Setup {
@@ -68,6 +70,7 @@ impl Default for Setup {
             namespace: None,
             metrics: None,
             descriptors: None,
+            environment: Vec::new(),
         }
     }
 }
@@ -89,10 +92,7 @@ pub struct Relay {
 impl Relay {
     /// The usual daemon with so many shards.
     pub fn with_shards(shards: usize) -> Self {
-        Self::start(Setup {
-            shards,
-            ..Setup::default()
-        })
+        Self::start(Setup { shards, ..Setup::default() })
     }
 
     /// Starts a daemon and waits until it is ready.
@@ -134,15 +134,7 @@ impl Relay {
                 }
             }
         });
-        Self {
-            child,
-            lines,
-            seen: Vec::new(),
-            folder,
-            address,
-            metrics,
-            namespace,
-        }
+        Self { child, lines, seen: Vec::new(), folder, address, metrics, namespace }
     }
 
     /// The daemon's process id.
@@ -204,9 +196,7 @@ impl Relay {
 
     /// Waits for the daemon to end by itself.
     pub fn wait(&mut self) -> ExitStatus {
-        await_some("the end of the daemon", || {
-            self.child.try_wait().expect("our child")
-        })
+        await_some("the end of the daemon", || self.child.try_wait().expect("our child"))
     }
 
     /// What `GET path` answers on the metrics listener: status code and body.
@@ -233,11 +223,7 @@ impl Relay {
     /// The sum of all samples whose name begins so.
     pub fn sum(&self, prefix: &str) -> f64 {
         let samples = self.samples();
-        samples
-            .iter()
-            .filter(|(name, _)| name.starts_with(prefix))
-            .map(|(_, value)| value)
-            .sum()
+        samples.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, value)| value).sum()
     }
 
     /// Allocations now.
@@ -252,18 +238,13 @@ impl Relay {
 
     /// Waits until no allocation is left.
     pub fn await_no_allocations(&self) {
-        await_some("the end of all allocations", || {
-            (self.allocations() == 0.0).then_some(())
-        });
+        await_some("the end of all allocations", || (self.allocations() == 0.0).then_some(()));
     }
 
     /// Resident memory in bytes.
     pub fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("alive");
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .expect("VmRSS");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
         let kib = line.split_whitespace().nth(1).expect("a figure");
         kib.parse::<u64>().expect("a number") * 1024
     }
@@ -310,6 +291,7 @@ fn prepare(setup: &Setup) -> (Command, TempDir, [SocketAddr; 2]) {
         }
     };
     command.args(["serve", "-c"]).arg(path).stdin(Stdio::null());
+    command.envs(setup.environment.iter().cloned());
     (command, folder, [listen[0], metrics])
 }
 
@@ -366,10 +348,7 @@ pub fn await_some<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
 pub fn get(from: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&from, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: {from}\r\nConnection: close\r\n\r\n"
-    )?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {from}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
