@@ -1,0 +1,337 @@
+//! coturn's own test client against our daemon: every message it sends comes back.
+//!
+//! Each mode runs over UDP and TCP, on 1 and on 4 shards, with 20 clients of 500 messages each.
+//! What counts are the messages that `turnutils_uclient` sent and got back, and the datagrams that
+//! the daemon says it relayed.
+//!
+//! | File | What is there |
+//! |---|---|
+//! | this one | the modes, and what must be true after each |
+//! | `turnutils/uclient.rs` | starting the client and its peer, reading what it prints |
+
+mod common;
+#[path = "turnutils/uclient.rs"]
+mod uclient;
+
+use std::fs;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::client::{Client, UDP};
+use common::{Relay, SECRET, Setup, own_address, program};
+use turnway_wire::{
+    AttributeType, ChannelNumber, Class, Encode, ErrorCode, Message, Method, PasswordAlgorithm,
+    PasswordAlgorithmAttribute, PasswordAlgorithms, TransactionId, XorPeerAddress, code,
+};
+use uclient::{Counts, Peer, Run};
+
+/// Over UDP and over TCP.
+const TRANSPORTS: [&[&str]; 2] = [&[], &["-t"]];
+
+#[test]
+fn channels_lose_nothing() {
+    each_way(&[]);
+}
+
+#[test]
+fn channels_without_rtcp_lose_nothing() {
+    each_way(&["-c"]);
+}
+
+#[test]
+fn send_indications_lose_nothing() {
+    each_way(&["-s"]);
+}
+
+#[test]
+fn send_indications_without_rtcp_lose_nothing() {
+    each_way(&["-s", "-c"]);
+}
+
+#[test]
+fn dont_fragment_loses_nothing() {
+    each_way(&["-g"]);
+}
+
+#[test]
+fn clients_that_reach_each_other_lose_nothing() {
+    each_way(&["-y"]);
+}
+
+#[test]
+fn rest_credentials_lose_nothing() {
+    every(&[], |shards, transport| {
+        let relay = Relay::with_shards(shards);
+        let peer = Peer::start(own_address().into(), 3480);
+        // The client makes `<in a day>:name` and its password of the secret.
+        let mut run = Run::anonymous(relay.address, peer.address);
+        run.add(&["-u", "somebody", "-W", SECRET]).add(transport);
+        lossless(&relay, &run);
+    });
+}
+
+#[test]
+fn ipv6_loses_nothing() {
+    every(&["-x"], |shards, arguments| {
+        let listener = SocketAddr::new(LOCALHOST_V6, own_port());
+        let relay = relay_at(listener, &[LOCALHOST_V6], shards);
+        let peer = Peer::start(LOCALHOST_V6, own_port());
+        lossless(&relay, Run::new(relay.address, peer.address).add(arguments));
+    });
+}
+
+#[test]
+fn ipv6_peers_of_ipv4_clients_lose_nothing() {
+    every(&["-x"], |shards, arguments| {
+        let listener = SocketAddr::new(own_address().into(), 3478);
+        let relay = relay_at(listener, &[listener.ip(), LOCALHOST_V6], shards);
+        let peer = Peer::start(LOCALHOST_V6, own_port());
+        lossless(&relay, Run::new(relay.address, peer.address).add(arguments));
+    });
+}
+
+#[test]
+fn ipv4_peers_of_ipv6_clients_lose_nothing() {
+    every(&["-X"], |shards, arguments| {
+        let listener = SocketAddr::new(LOCALHOST_V6, own_port());
+        let own = own_address().into();
+        let relay = relay_at(listener, &[own, LOCALHOST_V6], shards);
+        let peer = Peer::start(own, 3480);
+        lossless(&relay, Run::new(relay.address, peer.address).add(arguments));
+    });
+}
+
+#[test]
+fn dual_allocations_lose_nothing() {
+    every(&["-Z"], |shards, arguments| {
+        let listener = SocketAddr::new(own_address().into(), 3478);
+        let relay = relay_at(listener, &[listener.ip(), LOCALHOST_V6], shards);
+        let peer = Peer::start(own_address().into(), 3480);
+        lossless(&relay, Run::new(relay.address, peer.address).add(arguments));
+    });
+}
+
+/// `-I` leaves CreatePermission out. Send indications, since ChannelBind installs a permission.
+#[test]
+fn without_permissions_nothing_is_relayed() {
+    every(&["-I", "-s"], |shards, arguments| {
+        let relay = Relay::with_shards(shards);
+        let peer = Peer::start(own_address().into(), 3480);
+        let run = &mut Run::new(relay.address, peer.address);
+        let Some(counts) = run.add(arguments).finish() else {
+            return;
+        };
+        let expected =
+            Counts { sent: run.messages(), received: 0, lost: run.messages(), dropped: 0 };
+        assert_eq!(counts, expected, "{run}");
+        assert_eq!(relay.sum("turnway_relayed_datagrams_total{"), 0.0, "{run}");
+        let refused = "turnway_dropped_datagrams_total{side=\"client\",reason=\"no_permission\"}";
+        relay.await_samples("all drops", |samples| samples[refused] == counts.sent as f64);
+    });
+}
+
+/// The client's own tests of a server's nerves, all at once, and then a plain run.
+///
+/// Over TCP every allocation ends with its connection. Over UDP this client leaves allocations of
+/// 777 seconds behind, with one in each plain run too: there the daemon's clock is put forward
+/// (by libfaketime), and they expire.
+#[test]
+fn after_hostile_clients_nothing_is_lost_and_no_allocation_is_left() {
+    every(&[], |shards, transport| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let Some(clock) = Clock::new(folder.path()) else {
+            return;
+        };
+        let environment = clock.environment();
+        let relay = Relay::start(Setup { shards, environment, ..Setup::default() });
+        let peer = Peer::start(own_address().into(), 3480);
+        thread::scope(|scope| {
+            for mode in ["-N", "-R", "-G", "-O", "-B"] {
+                let (relay, peer) = (relay.address, peer.address);
+                scope.spawn(move || harass(Run::new(relay, peer).add(transport).add(&[mode])));
+            }
+        });
+        relay.await_samples("what fuzzed requests (-R, -N) are answered", |samples| {
+            let refused = |(name, count): (&String, &f64)| {
+                name.contains("outcome=\"bad_request\"") && *count > 0.0
+            };
+            samples.iter().any(refused)
+        });
+        lossless(&relay, Run::new(relay.address, peer.address).add(transport));
+        if transport.is_empty() {
+            assert!(relay.allocations() > 0.0, "the clock proves nothing");
+            clock.put_forward(Duration::from_secs(800));
+        }
+        relay.await_no_allocations();
+        assert_eq!(relay.sum("turnway_relay_ports{state=\"claimed\"}"), 0.0);
+    });
+}
+
+#[test]
+fn old_channel_numbers_can_be_refused() {
+    let limits = "old_channel_numbers = false".to_owned();
+    for (limits, refused) in [(String::new(), None), (limits, Some(code::BAD_REQUEST))] {
+        let relay = Relay::start(Setup { limits, ..Setup::default() });
+        let mut client = Client::udp(relay.address);
+        client.allocate();
+        assert_eq!(client.bind(0x5000, SocketAddr::new(relay.ip(), 9)).code(), refused);
+        client.bind(0x4FFF, SocketAddr::new(relay.ip(), 10)).expect_success();
+    }
+}
+
+#[test]
+fn clients_of_rfc_8489_never_have_old_channel_numbers() {
+    //= rfc8656#section-12.2
+    //= type=test
+    //# The channel number is in the range 0x4000 through 0x4FFF (inclusive);
+    let relay = Relay::with_shards(1);
+    let mut client = Client::udp(relay.address);
+    let challenge = client.transact(Method::ALLOCATE, &|b| b.add(&UDP));
+    let challenge = challenge.message();
+    let offered = challenge.raw(PasswordAlgorithms::TYPE).expect("offered to everyone");
+    client.allocate();
+    let mut bind = |number| {
+        let request = client.build(Class::Request, Method::CHANNEL_BIND, &|b| {
+            b.add(&ChannelNumber(number))?;
+            b.add(&XorPeerAddress(SocketAddr::new(relay.ip(), 9)))?;
+            b.add(&Echoed(offered))?;
+            b.add(&PasswordAlgorithmAttribute(PasswordAlgorithm::Md5))
+        });
+        client.raw(&request).expect("sent");
+        // Signed with MESSAGE-INTEGRITY-SHA256, as the client now knows it.
+        let mut answer = [0; 512];
+        let (len, _) = client.socket().recv_from(&mut answer).expect("an answer");
+        let answer = Message::parse(&answer[..len]).expect("a message");
+        assert!(answer.has(AttributeType::MESSAGE_INTEGRITY_SHA256));
+        answer.get::<ErrorCode<'_>>().expect("well-formed").map(|error| error.code)
+    };
+    assert_eq!(bind(0x5000), Some(code::BAD_REQUEST));
+    assert_eq!(bind(0x4000), None);
+}
+
+/// PASSWORD-ALGORITHMS as the server sent it.
+struct Echoed<'a>(&'a [u8]);
+
+impl Encode for Echoed<'_> {
+    const TYPE: AttributeType = PasswordAlgorithms::TYPE;
+
+    fn encoded_len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn encode(&self, out: &mut [u8], _: TransactionId) {
+        out.copy_from_slice(self.0);
+    }
+}
+
+const LOCALHOST_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
+/// A run in every transport and on 1 and 4 shards, with a daemon and a peer of its own.
+fn each_way(mode: &[&str]) {
+    every(mode, |shards, arguments| {
+        let relay = Relay::with_shards(shards);
+        let peer = Peer::start(own_address().into(), 3480);
+        lossless(&relay, Run::new(relay.address, peer.address).add(arguments));
+    });
+}
+
+/// Does something in every transport and on 1 and 4 shards, side by side. The client's arguments
+/// are those of the transport and `mode`.
+fn every(mode: &[&str], test: impl Fn(usize, &[&str]) + Sync) {
+    let ways = [1, 4].map(|shards| TRANSPORTS.map(|transport| (shards, transport)));
+    thread::scope(|scope| {
+        for &(shards, transport) in ways.as_flattened() {
+            let (arguments, test) = ([transport, mode].concat(), &test);
+            scope.spawn(move || test(shards, &arguments));
+        }
+    });
+}
+
+/// Runs the client and asserts that all its messages went through the relay and back.
+#[track_caller]
+fn lossless(relay: &Relay, run: &Run) {
+    let relayed = || relay.sum("turnway_relayed_datagrams_total{");
+    let before = relayed();
+    let Some(counts) = run.finish() else { return };
+    let all = run.messages();
+    let lossless = Counts {
+        sent: all,
+        received: all,
+        lost: 0,
+        dropped: 0,
+    };
+    assert_eq!(counts, lossless, "{run}: {:#?}", drops(relay));
+    let expected = before + 2.0 * all as f64;
+    relay.await_samples("all datagrams in the metrics", |_| relayed() >= expected);
+}
+
+/// What the daemon says of datagrams that it, or the kernel before it, dropped.
+fn drops(relay: &Relay) -> Vec<(String, f64)> {
+    let samples = relay.samples().into_iter();
+    samples
+        .filter(|(name, count)| name.contains("drop") && *count > 0.0)
+        .collect()
+}
+
+/// Runs a client that misbehaves again and again for a while. It may hang (it waits for answers
+/// to requests it made unreadable) or crash, and is stopped in the end.
+fn harass(run: &Run) {
+    let deadline = Instant::now() + Duration::from_secs(6);
+    for _ in 0..10 {
+        if !run.attempt(deadline.saturating_duration_since(Instant::now())) {
+            break;
+        }
+    }
+}
+
+fn relay_at(listener: SocketAddr, addresses: &[IpAddr], shards: usize) -> Relay {
+    let addresses: Vec<String> =
+        addresses.iter().map(|ip| format!("{:?}", ip.to_string())).collect();
+    Relay::start(Setup {
+        shards,
+        listen: vec![listener],
+        relay: Some(format!("addresses = [{}]", addresses.join(", "))),
+        ..Setup::default()
+    })
+}
+
+/// A port, and the one after it, that no other test uses: all tests share `::1`. Below the ports
+/// that the kernel chooses by itself.
+fn own_port() -> u16 {
+    static COUNTER: AtomicU16 = AtomicU16::new(0);
+    let process = (std::process::id() % 200) as u16;
+    10_000 + 100 * process + 2 * COUNTER.fetch_add(1, Ordering::Relaxed) % 100
+}
+
+/// The clock of a daemon, which can be put forward.
+struct Clock {
+    library: PathBuf,
+    offset: PathBuf,
+}
+
+impl Clock {
+    fn new(folder: &Path) -> Option<Self> {
+        program("faketime", "faketime")?;
+        let arch = std::env::consts::ARCH;
+        let library = format!("/usr/lib/{arch}-linux-gnu/faketime/libfaketimeMT.so.1").into();
+        let clock = Self { library, offset: folder.join("clock") };
+        clock.put_forward(Duration::ZERO);
+        Some(clock)
+    }
+
+    fn environment(&self) -> Vec<(String, String)> {
+        let own = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        vec![
+            own("LD_PRELOAD", self.library.to_str().expect("text")),
+            own("FAKETIME_TIMESTAMP_FILE", self.offset.to_str().expect("text")),
+            own("FAKETIME_CACHE_DURATION", "1"),
+        ]
+    }
+
+    fn put_forward(&self, by: Duration) {
+        fs::write(&self.offset, format!("+{}\n", by.as_secs())).expect("a file of ours");
+    }
+}
