@@ -12,10 +12,11 @@ use turnway_wire::{
 use crate::messages::{User, indication, request};
 use crate::network::{Author, Event};
 use crate::plan::{
-    FIRST_PORT, LISTENER_PORT, NANOS, OWN, PEER_PORT, PORTS, REALM, client_ip, stranger,
+    FIRST_PORT, LISTENER_PORT, NANOS, OWN, PEER_PORT, PORTS, REALM, client_ip, shard_of, stranger,
 };
 use crate::relay::{static_name, static_password};
 use crate::session::{State, udp_link};
+use crate::shell::TIMER_LATENESS;
 use crate::world::World;
 
 /// How long what was overheard is of use; see `REUSE_AFTER_NS` in `world.rs`.
@@ -43,7 +44,7 @@ impl World<'_> {
 
     pub(crate) fn attack(&mut self) {
         self.totals.attacks += 1;
-        match self.rng.below(11) {
+        match self.rng.below(10) {
             0 => self.send_garbage(),
             1 => self.send_mutated(),
             2 => self.replay(),
@@ -51,7 +52,6 @@ impl World<'_> {
             5 | 6 => self.forge_five_tuple(),
             7 => self.forge_icmp(),
             8 => self.flood(),
-            9 => self.use_what_ran_out(),
             _ => self.use_stale_relay(),
         }
     }
@@ -180,31 +180,53 @@ impl World<'_> {
         Some(SocketAddr::new(*ips.get(at)?, PEER_PORT))
     }
 
-    /// Data by all that an allocation has, or once had, from its client's address.
-    fn use_what_ran_out(&mut self) {
-        let count = self.record.held.len();
-        if count == 0 {
-            return;
+    /// While a shard is late: uses at once, in every way, what has just run out.
+    pub(crate) fn use_what_ran_out(&mut self, shard: usize) {
+        let now_ns = self.net.now_ns;
+        let ran_out = |end_ns: u64| end_ns <= now_ns && now_ns < end_ns + TIMER_LATENESS;
+        let held = self.record.held.values().filter(|held| shard_of(&held.client.tuple) == shard);
+        let late: Vec<_> = held
+            .filter(|held| {
+                held.relays.iter().flatten().any(|relay| ran_out(relay.expires_ns))
+                    || held.permissions.values().any(|end_ns| ran_out(*end_ns))
+                    || held.channels.values().any(|(_, end_ns)| ran_out(*end_ns))
+            })
+            .map(|held| {
+                let relays: Vec<_> = held.relays.iter().flatten().map(|r| r.local).collect();
+                let channels: Vec<_> = held.channels.iter().map(|(n, c)| (*n, c.0)).collect();
+                let mut peers: Vec<_> = held.permissions.keys().copied().collect();
+                peers.retain(|ip| channels.iter().all(|(_, peer)| peer.ip() != *ip));
+                let peers = peers.into_iter().map(|ip| SocketAddr::new(ip, PEER_PORT));
+                (held.client, relays, channels.clone(), peers.collect::<Vec<_>>())
+            })
+            .collect();
+        for (client, relays, channels, mut peers) in late {
+            self.totals.late_attacks += 1;
+            for (number, peer) in channels {
+                let data = [&channel_header(number, 5), b"wrong".as_slice()].concat();
+                self.client_datagram(Author::Hostile, client, &data);
+                peers.push(peer);
+            }
+            for peer in peers {
+                self.use_peer(client, &relays, peer);
+            }
         }
-        let at = self.rng.index(count);
-        let held = self.record.held.values().nth(at).expect("there are as many");
-        let from = held.client;
-        let channels: Vec<_> = held.channels.keys().copied().collect();
-        let peers: Vec<_> = held.permissions.keys().copied().collect();
-        if from.tuple.transport != Transport::Udp {
-            return;
-        }
-        for number in channels {
-            let data = [&channel_header(number, 5), b"wrong".as_slice()].concat();
-            self.hostile(from, data);
-        }
-        for peer in peers {
-            let peer = XorPeerAddress(SocketAddr::new(peer, PEER_PORT));
-            let data = indication(self.rng.bytes(), &|builder| {
-                builder.add(&peer)?;
-                builder.add(&Data(b"from the wrong one"))
-            });
-            self.hostile(from, data);
+    }
+
+    /// Sends to a peer, and from it, whether or not it is permitted.
+    fn use_peer(&mut self, client: Client, relays: &[SocketAddr], peer: SocketAddr) {
+        let data = indication(self.rng.bytes(), &|builder| {
+            builder.add(&XorPeerAddress(peer))?;
+            builder.add(&Data(b"from the wrong one"))
+        });
+        self.client_datagram(Author::Hostile, client, &data);
+        for relay in relays.iter().filter(|relay| relay.is_ipv4() == peer.is_ipv4()) {
+            self.peer_datagram(Author::Hostile, peer, *relay, b"to the wrong one");
+            let Some(socket) = self.record.socket(*relay).copied() else { continue };
+            let icmp_type = if peer.is_ipv4() { 3 } else { 1 };
+            let family = socket.relay.family;
+            let error = IcmpError { family, icmp_type, code: 1, data: 0 };
+            self.icmp(socket.shard, socket.relay, peer, error);
         }
     }
 

@@ -94,6 +94,13 @@ impl World<'_> {
                 self.later(index, 240 * NANOS, Step::Permissions);
             }
             (Step::Channel(at), State::Running) => {
+                let bound = self.session(index).peers[at].bound;
+                if bound && self.rng.chance(150) {
+                    // Lets the channel run out, and goes on by Send and Data indications.
+                    let peer = &mut self.session(index).peers[at];
+                    (peer.bound, peer.by_channel) = (false, false);
+                    return;
+                }
                 self.ask(index, What::Channel(at));
                 self.later(index, 540 * NANOS, Step::Channel(at));
             }
@@ -220,7 +227,10 @@ impl World<'_> {
                     self.totals.expired_users += 1;
                     self.leave_server(index);
                 }
-                Behaviour::Honest | Behaviour::Borrower | Behaviour::Abuser => {
+                Behaviour::Honest
+                | Behaviour::Borrower
+                | Behaviour::Sleeper
+                | Behaviour::Abuser => {
                     panic!("right credentials were refused for {what:?}");
                 }
             },
@@ -236,6 +246,10 @@ impl World<'_> {
             (437, What::Delete) => self.leave_server(index),
             // It was under way when the end overtook it.
             (437, _) if session.state == State::Ending => {}
+            (437, _) if session.behaviour == Behaviour::Sleeper && what != What::Allocate => {
+                self.totals.overslept += 1;
+                self.leave_server(index);
+            }
             (437, What::Allocate) => {
                 // The port was another's, whose allocation lives on: take a new one.
                 assert_eq!(session.tuple.transport, Transport::Udp);
@@ -306,7 +320,11 @@ impl World<'_> {
         let lifetime = msg.get::<Lifetime>().expect("well-formed");
         let granted = u64::from(lifetime.expect("every success has LIFETIME").0);
         assert!((600..=3600).contains(&granted));
-        self.later(index, (granted - 60) * NANOS, Step::Refresh);
+        let wait_s = match self.session(index).behaviour {
+            Behaviour::Sleeper => granted + self.rng.range(1, 15),
+            _ => granted - 60,
+        };
+        self.later(index, wait_s * NANOS, Step::Refresh);
     }
 
     pub(crate) fn allocated(&mut self, index: u32, msg: &Message<'_>) {

@@ -114,6 +114,8 @@ fn check_variety(totals: &Totals) {
         totals.moved,
         totals.retried,
         totals.reservations_expired,
+        totals.late_attacks,
+        totals.overslept,
     ];
     assert!(rare.iter().all(|count| *count > 10), "{totals:?}");
 }

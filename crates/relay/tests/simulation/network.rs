@@ -51,6 +51,8 @@ pub(crate) enum Event {
     Rush,
     /// Somebody hostile does something.
     Attack,
+    /// Somebody hostile knows that a server is late to look at its timer.
+    AttackLate(usize),
     /// Gauges are compared with the record.
     Inspect,
     /// The configuration is loaded again.

@@ -88,6 +88,7 @@ impl World<'_> {
             assert_eq!((request.method(), lifetime_s), (Method::REFRESH, 0));
             return;
         };
+        assert!(held.expires_ns() > now_ns, "what was over was revived");
         let left = held.grant(request, lifetime_s, now_ns);
         assert!(left, "deleted, and yet it lives");
     }

@@ -22,6 +22,8 @@ pub(crate) enum Behaviour {
     ShortLived,
     /// Tries another client's nonce first.
     Borrower,
+    /// Sleeps until its allocation is over, and then wants to go on.
+    Sleeper,
     /// Has credentials, and wants to reach what it must not.
     Abuser,
 }

@@ -29,7 +29,7 @@ pub(crate) enum Cause<'a> {
 }
 
 /// The longest a simulated shard takes to look at its timers.
-const TIMER_LATENESS: u64 = 20 * NANOS;
+pub(crate) const TIMER_LATENESS: u64 = 20 * NANOS;
 /// How many closed relays are remembered.
 const STALE_LEN: usize = 100;
 const OUT_LEN: usize = 1500;
@@ -205,7 +205,10 @@ impl World<'_> {
         let held =
             |held: &&Held| held.id == relay.allocation && shard_of(&held.client.tuple) == shard;
         let held = self.record.held.values().find(held);
-        let permitted = held.filter(|held| held.permitted(peer.ip(), now.mono_ns));
+        let permitted = held.filter(|held| {
+            let live = held.relay_live(relay.family, now.mono_ns);
+            live && held.permitted(peer.ip(), now.mono_ns)
+        });
         let cause = match permitted {
             Some(held) => Cause::Icmp { key: key(&held.client.tuple), peer },
             None => Cause::Time,
@@ -293,9 +296,12 @@ impl World<'_> {
             && deadline_ns < self.armed[shard]
         {
             self.armed[shard] = deadline_ns;
-            let late = match self.rng.chance(100) {
-                true => self.rng.below(TIMER_LATENESS),
-                false => self.rng.below(50 * MILLI),
+            let late = if self.rng.chance(100) {
+                let late = self.rng.below(TIMER_LATENESS);
+                self.net.at(deadline_ns + late / 2, NetEvent::AttackLate(shard));
+                late
+            } else {
+                self.rng.below(50 * MILLI)
             };
             self.net.at(deadline_ns + late, NetEvent::ServerTimer(shard));
         }

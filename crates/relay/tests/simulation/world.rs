@@ -72,6 +72,8 @@ pub(crate) struct Totals {
     pub(crate) retried: u64,
     pub(crate) reservations_expired: u64,
     pub(crate) attacks: u64,
+    pub(crate) late_attacks: u64,
+    pub(crate) overslept: u64,
     /// Datagrams that came to a port whose owner had changed meanwhile.
     pub(crate) to_next_owner: u64,
 }
@@ -161,6 +163,7 @@ impl<'r> World<'r> {
                     self.net.after(wait, Event::Attack);
                 }
             }
+            Event::AttackLate(shard) => self.use_what_ran_out(shard),
             Event::Inspect => self.inspect(),
             Event::Reload => self.reload(),
         }
@@ -203,6 +206,7 @@ impl<'r> World<'r> {
             2..4 if self.relay.rest => Behaviour::ShortLived,
             4..6 => Behaviour::Borrower,
             6..9 => Behaviour::Abuser,
+            9..11 => Behaviour::Sleeper,
             _ => Behaviour::Honest,
         };
         let user = self.user(client, behaviour);
