@@ -282,9 +282,9 @@ keys! {
         Default max_lifetime: Span = "\"1h\"", Live;
         /// Answers to unauthenticated requests, for each source: an IPv4 address or an IPv6 /64.
         /// Enough for an office behind one NAT; what is over it is dropped.
-        Default unauthenticated_per_source: Rate = "\"200/s\"", Restart;
+        Default unauthenticated_per_source: Rate = "\"1000/s\"", Restart;
         /// How many such answers a source that was quiet may have at once.
-        Default unauthenticated_burst: Count = "2000", Restart;
+        Default unauthenticated_burst: Count = "10000", Restart;
         /// ICMP errors passed on to the client of one allocation.
         Default icmp_per_allocation: Rate = "\"10/s\"", Live;
         /// Kernel buffer asked for on each listener socket, each way. The kernel's bounds are

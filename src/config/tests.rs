@@ -57,8 +57,8 @@ fn a_short_file_gets_the_defaults() {
     assert_eq!(config.limits.permissions_per_allocation, 256);
     assert_eq!(config.limits.channels_per_allocation, 256);
     assert_eq!(config.limits.allocations, None);
-    assert_eq!(config.limits.unauthenticated_per_source.per_second, 200);
-    assert_eq!(config.limits.unauthenticated_burst, 2000);
+    assert_eq!(config.limits.unauthenticated_per_source.per_second, 1000);
+    assert_eq!(config.limits.unauthenticated_burst, 10_000);
     assert_eq!(config.limits.socket_buffer, 4 << 20);
     assert_eq!(config.limits.tcp_send_queue, 256 << 10);
     assert_eq!(config.limits.max_lifetime, Duration::from_secs(3600));
