@@ -5,6 +5,8 @@ set -euo pipefail
 
 packages=(
   coturn       # turnutils_uclient, turnutils_peer: the clients our relay is measured with
+  faketime     # a daemon's clock that a test puts forward
+  chromium     # a browser that relays
   iproute2     # ip: network namespaces, addresses and routes of the tests
   ethtool      # what an interface can do, for the network tests
   procps       # kill, which the unit's ExecReload calls
