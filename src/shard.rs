@@ -1,5 +1,5 @@
-//! One thread's life: wait, receive a batch, route it, send it, carry out what the rules want,
-//! keep the timers, read the mailbox.
+//! One thread's life: wait, read the mailbox, receive a batch, route it, send it, carry out what
+//! the rules want, keep the timers.
 //!
 //! A shard owns its rules, its share of the listeners, the relay sockets of its allocations and
 //! its clients' connections. Nothing on a datagram's way is shared with another shard, locked or
@@ -137,6 +137,10 @@ impl Shard {
             }
             self.now = clock();
             self.parts.board.beat(self.now.mono_ns);
+            // Before the datagrams: what comes after a reload is judged by the new rules.
+            if self.read_mail(&batch) == Mail::Stop {
+                break;
+            }
             for (turn, event) in events.iter().enumerate() {
                 if turn % LISTENER_EVERY == LISTENER_EVERY - 1 {
                     self.visit_listeners(&mut batch);
@@ -145,9 +149,6 @@ impl Shard {
             }
             self.finish(&mut batch);
             self.on_time(&batch);
-            if self.read_mail(&batch) == Mail::Stop {
-                break;
-            }
             self.publish();
         }
         self.shut_down();
