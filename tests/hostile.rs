@@ -3,9 +3,9 @@
 //! `hostile/attack.rs` makes the messages, `hostile/senders.rs` delivers them. What is random comes
 //! from a seed that is printed.
 
-mod common;
 #[path = "hostile/attack.rs"]
 mod attack;
+mod common;
 #[path = "hostile/senders.rs"]
 mod senders;
 
@@ -114,10 +114,8 @@ fn a_message_may_come_one_byte_at_a_time() {
 
 #[test]
 fn half_a_message_is_waited_for_but_not_for_ever() {
-    let relay = Relay::start(Setup {
-        limits: "tcp_idle_timeout = \"2s\"".to_owned(),
-        ..Setup::default()
-    });
+    let relay =
+        Relay::start(Setup { limits: "tcp_idle_timeout = \"2s\"".to_owned(), ..Setup::default() });
     let mut steady = Client::tcp(relay.address);
     steady.allocate();
     let open = half_open(relay.address, 20);
@@ -148,10 +146,8 @@ fn what_is_no_turn_ends_a_connection() {
 
 #[test]
 fn http_on_the_turn_port_is_not_answered() {
-    let relay = Relay::start(Setup {
-        limits: "tcp_idle_timeout = \"2s\"".to_owned(),
-        ..Setup::default()
-    });
+    let relay =
+        Relay::start(Setup { limits: "tcp_idle_timeout = \"2s\"".to_owned(), ..Setup::default() });
     // The first letters of most methods are those of a channel: what follows is its length.
     let ask = |method| {
         let mut stream = TcpStream::connect(relay.address).expect("connects");
@@ -214,11 +210,8 @@ fn a_client_that_never_reads_its_data_costs_a_bounded_queue() {
 
     // What was kept is whole: frame by frame, and the client is served when it reads again.
     let (client, _) = &mut clients[0];
-    let request = client.build(
-        turnway_wire::Class::Request,
-        turnway_wire::Method::BINDING,
-        &|_| Ok(()),
-    );
+    let request =
+        client.build(turnway_wire::Class::Request, turnway_wire::Method::BINDING, &|_| Ok(()));
     client.raw(&request).expect("sent");
     loop {
         match client.next_message() {
@@ -237,11 +230,8 @@ fn a_client_that_asks_and_never_reads_is_not_read_from() {
     let relay = Relay::start(Setup { limits: UNLIMITED.to_owned(), shards: 1, ..Setup::default() });
     let mut client = Client::tcp(relay.address);
     client.binding(); // the shard has all its memory before it answers
-    let request = client.build(
-        turnway_wire::Class::Request,
-        turnway_wire::Method::BINDING,
-        &|_| Ok(()),
-    );
+    let request =
+        client.build(turnway_wire::Class::Request, turnway_wire::Method::BINDING, &|_| Ok(()));
     let many = request.repeat(1000);
     let before = relay.resident();
     let stream = client.stream();
