@@ -56,6 +56,7 @@ fn a_short_file_gets_the_defaults() {
     assert_eq!(config.relay, Relay { addresses: vec![], ports: 49152..=65535 });
     assert_eq!(config.limits.permissions_per_allocation, 256);
     assert_eq!(config.limits.channels_per_allocation, 256);
+old_channel_numbers = false
     assert_eq!(config.limits.allocations, None);
     assert_eq!(config.limits.unauthenticated_per_source.per_second, 1000);
     assert_eq!(config.limits.unauthenticated_burst, 10_000);
@@ -356,7 +357,7 @@ fn every_key_is_a_setting_and_every_setting_a_key() {
 fn a_reload_says_what_needs_a_restart() {
     let old = good("");
     let live = good(
-        "[peers]\nallow = [\"10.0.0.0/8\"]\n[limits]\nunauthenticated_per_source = \"10/s\"\n\
+        "[peers]\nallow = [\"10.0.0.0/8\"]\n[limits]\nicmp_per_allocation = \"5/s\"\n\
          [log]\nlevel = \"warn\"\n[[auth.user]]\nname = \"a\"\npassword = \"b\"",
     );
     assert_eq!(restart_needed(&old, &live), Vec::<&str>::new());

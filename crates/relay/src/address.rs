@@ -168,8 +168,7 @@ pub struct Now {
 impl Now {
     /// The monotonic instant `seconds` from now, in nanoseconds.
     pub fn after_s(self, seconds: u32) -> u64 {
-        self.mono_ns
-            .saturating_add(u64::from(seconds) * NANOS_PER_SECOND)
+        self.mono_ns.saturating_add(u64::from(seconds) * NANOS_PER_SECOND)
     }
 }
 

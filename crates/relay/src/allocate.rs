@@ -122,9 +122,7 @@ impl Server {
         }
         Ok(match even {
             None => Want::Any(family),
-            Some(EvenPort {
-                reserve_next: false,
-            }) => Want::Even(family),
+            Some(EvenPort { reserve_next: false }) => Want::Even(family),
             Some(EvenPort { reserve_next: true }) => Want::EvenAndReserve(family),
         })
     }
@@ -135,9 +133,7 @@ impl Server {
     //# computed lifetime as the initial value of the time-to-expiry field.
     pub(crate) fn granted_lifetime_s(&self, asked: Option<Lifetime>) -> u32 {
         let asked = asked.map_or(DEFAULT_LIFETIME_S, |Lifetime(seconds)| seconds);
-        asked
-            .min(self.config.limits.max_lifetime_s)
-            .max(DEFAULT_LIFETIME_S)
+        asked.min(self.config.limits.max_lifetime_s).max(DEFAULT_LIFETIME_S)
     }
 
     /// Makes the pending Allocate an allocation, or refuses it.
@@ -150,22 +146,15 @@ impl Server {
             self.table.unreserve(pending.id);
             self.shared.allocations.give_back();
             let supported = self.config.v4 || self.config.v6;
-            let outcome = if supported {
-                Outcome::InsufficientCapacity
-            } else {
-                Outcome::FamilyNotSupported
-            };
+            let outcome =
+                if supported { Outcome::InsufficientCapacity } else { Outcome::FamilyNotSupported };
             return self.error(&pending.answer, outcome, out);
         }
         let answer = AllocateAnswer {
             transaction: pending.answer.transaction,
             lifetime_s: pending.lifetime_s,
             reservation: bound.reservation,
-            failed: if pending.dual {
-                self.partial_failure(v4, v6)
-            } else {
-                None
-            },
+            failed: if pending.dual { self.partial_failure(v4, v6) } else { None },
             v4,
             v6,
         };
@@ -175,15 +164,14 @@ impl Server {
     fn start(&mut self, pending: Pending, answer: AllocateAnswer, now: Now, out: &mut [u8]) {
         let client = pending.answer.client;
         let session = self.new_session();
-        self.effects
-            .push_back(Effect::Log(Record::Started(Box::new(Started {
-                session,
-                user: Arc::clone(pending.identity.user()),
-                tuple: client.tuple,
-                v4: answer.v4.map(|addr| addr.external),
-                v6: answer.v6.map(|addr| addr.external),
-                lifetime_s: answer.lifetime_s,
-            }))));
+        self.effects.push_back(Effect::Log(Record::Started(Box::new(Started {
+            session,
+            user: Arc::clone(pending.identity.user()),
+            tuple: client.tuple,
+            v4: answer.v4.map(|addr| addr.external),
+            v6: answer.v6.map(|addr| addr.external),
+            lifetime_s: answer.lifetime_s,
+        }))));
         let allocation = Allocation::new(NewAllocation {
             client,
             identity: pending.identity,
@@ -195,9 +183,7 @@ impl Server {
         self.channels_changed(pending.id);
         self.stats.allocations_started += 1;
         *self.stats.allocations_mut(client.tuple.transport) += 1;
-        self.success(&pending.answer, out, |builder| {
-            fill(builder, &answer, client.tuple.client)
-        });
+        self.success(&pending.answer, out, |builder| fill(builder, &answer, client.tuple.client));
     }
 
     /// Which family of a dual allocation could not be had, and why.
@@ -263,9 +249,7 @@ fn additional_family(msg: &Message<'_>) -> Result<Option<AdditionalAddressFamily
     let old = msg.raw(OLD_ADDITIONAL_ADDRESS_FAMILY);
     let old = old.is_some_and(|value| value == [Family::V6.number(), 0, 0, 0]);
     let family = Some(Family::V6);
-    Ok(msg
-        .get()?
-        .or_else(|| old.then_some(AdditionalAddressFamily { family })))
+    Ok(msg.get()?.or_else(|| old.then_some(AdditionalAddressFamily { family })))
 }
 
 /// The attributes of an Allocate success response.
@@ -282,11 +266,7 @@ fn fill(
         builder.add(&ReservationToken(token))?;
     }
     if let Some((family, code)) = answer.failed {
-        builder.add(&AddressErrorCode {
-            family,
-            code,
-            reason: code::reason(code).as_bytes(),
-        })?;
+        builder.add(&AddressErrorCode { family, code, reason: code::reason(code).as_bytes() })?;
     }
     builder.add(&XorMappedAddress(mapped))
 }

@@ -17,8 +17,6 @@ impl Server {
         if !self.may_answer(mapped, now) || self.rejects_unknown(call, out) {
             return;
         }
-        self.success(&call.answer, out, |builder| {
-            builder.add(&XorMappedAddress(mapped))
-        });
+        self.success(&call.answer, out, |builder| builder.add(&XorMappedAddress(mapped)));
     }
 }

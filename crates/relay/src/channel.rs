@@ -98,13 +98,7 @@ impl Server {
         let own = is_own(self.config.policy.check_ip(peer.ip()));
         let allocation = self.table.get_mut(id).ok_or(Outcome::AllocationMismatch)?;
         let expires_ns = now.after_s(CHANNEL_LIFETIME_S);
-        let is_new = allocation.bind(Channel {
-            number,
-            peer,
-            expires_ns,
-            deadline_ns: 0,
-            own,
-        });
+        let is_new = allocation.bind(Channel { number, peer, expires_ns, deadline_ns: 0, own });
         self.stats.channels += u64::from(is_new);
         Ok(())
     }

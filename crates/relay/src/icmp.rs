@@ -38,11 +38,7 @@ impl Server {
             return;
         };
         let shown = self.config.policy.to_external(peer).socket();
-        let icmp = Icmp {
-            icmp_type: error.icmp_type,
-            code: error.code,
-            data: error.data,
-        };
+        let icmp = Icmp { icmp_type: error.icmp_type, code: error.code, data: error.data };
         let written = Builder::new(out, Class::Indication, Method::DATA, transaction).and_then(
             |mut builder| {
                 builder.add(&XorPeerAddress(shown))?;

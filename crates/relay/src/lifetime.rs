@@ -22,10 +22,7 @@ impl Server {
             return;
         };
         for family in [Family::V4, Family::V6] {
-            let relay = self
-                .table
-                .get(id)
-                .and_then(|allocation| allocation.relay(family));
+            let relay = self.table.get(id).and_then(|allocation| allocation.relay(family));
             if relay.is_some_and(|relay| relay.expires_ns <= now.mono_ns) {
                 self.end_family(id, family, EndReason::Expired, now);
             }
@@ -73,12 +70,7 @@ impl Server {
         self.drop_permissions(id, |permission| family_of(permission.ip) == family);
         let allocation = self.table.get_mut(id).expect("found above");
         if allocation.relay_mut(family).take().is_some() {
-            self.effects.push_back(Effect::Close {
-                relay: RelayId {
-                    allocation: id,
-                    family,
-                },
-            });
+            self.effects.push_back(Effect::Close { relay: RelayId { allocation: id, family } });
         }
     }
 
@@ -92,31 +84,23 @@ impl Server {
         self.timers.remove(id.slot);
         for family in [Family::V4, Family::V6] {
             if allocation.relay(family).is_some() {
-                self.effects.push_back(Effect::Close {
-                    relay: RelayId {
-                        allocation: id,
-                        family,
-                    },
-                });
+                self.effects.push_back(Effect::Close { relay: RelayId { allocation: id, family } });
             }
         }
-        *self
-            .stats
-            .allocations_mut(allocation.client.tuple.transport) -= 1;
+        *self.stats.allocations_mut(allocation.client.tuple.transport) -= 1;
         self.stats.allocations_ended[reason.index()] += 1;
         self.shared.allocations.give_back();
         let lived_ns = now.mono_ns.saturating_sub(allocation.created_ns);
-        self.effects
-            .push_back(Effect::Log(Record::Ended(Box::new(Ended {
-                session: allocation.session,
-                user: Arc::clone(allocation.identity.user()),
-                tuple: allocation.client.tuple,
-                v4: allocation.answer.v4.map(|addr| addr.external),
-                v6: allocation.answer.v6.map(|addr| addr.external),
-                seconds: lived_ns / NANOS_PER_SECOND,
-                traffic: allocation.traffic,
-                reason,
-            }))));
+        self.effects.push_back(Effect::Log(Record::Ended(Box::new(Ended {
+            session: allocation.session,
+            user: Arc::clone(allocation.identity.user()),
+            tuple: allocation.client.tuple,
+            v4: allocation.answer.v4.map(|addr| addr.external),
+            v6: allocation.answer.v6.map(|addr| addr.external),
+            seconds: lived_ns / NANOS_PER_SECOND,
+            traffic: allocation.traffic,
+            reason,
+        }))));
     }
 
     /// Adopts a new configuration. Cached keys are checked again at the next request, and what
@@ -133,14 +117,10 @@ impl Server {
     fn judge_again(&mut self, id: AllocationId) {
         let config = Arc::clone(&self.config);
         let shared = Arc::clone(&self.shared);
-        self.drop_channels(id, |channel| {
-            !config.policy.check(channel.peer, &shared.live)
-        });
-        self.drop_permissions(id, |permission| {
-            match config.policy.check_ip(permission.ip) {
-                Verdict::Denied => true,
-                Verdict::Open | Verdict::OwnPorts => false,
-            }
+        self.drop_channels(id, |channel| !config.policy.check(channel.peer, &shared.live));
+        self.drop_permissions(id, |permission| match config.policy.check_ip(permission.ip) {
+            Verdict::Denied => true,
+            Verdict::Open | Verdict::OwnPorts => false,
         });
         let Some(allocation) = self.table.get_mut(id) else {
             return;
@@ -165,10 +145,7 @@ impl Server {
         allocation.update_deadlines(|channel| {
             effects.push_back(Effect::ChannelUp(ChannelPath {
                 client,
-                relay: RelayId {
-                    allocation: id,
-                    family: channel.peer.family(),
-                },
+                relay: RelayId { allocation: id, family: channel.peer.family() },
                 number: channel.number,
                 peer: channel.peer,
                 deadline_ns: channel.deadline_ns,
@@ -185,16 +162,9 @@ impl Server {
         allocation.remove_channels(doomed, |channel| {
             stats.channels -= 1;
             let family = channel.peer.family();
-            let relay = RelayId {
-                allocation: id,
-                family,
-            };
+            let relay = RelayId { allocation: id, family };
             let (number, peer) = (channel.number, channel.peer);
-            effects.push_back(Effect::ChannelDown {
-                relay,
-                number,
-                peer,
-            });
+            effects.push_back(Effect::ChannelDown { relay, number, peer });
         });
     }
 
@@ -203,14 +173,10 @@ impl Server {
             return;
         };
         let before = allocation.permissions.len();
-        allocation
-            .permissions
-            .retain(|permission| !doomed(permission));
+        allocation.permissions.retain(|permission| !doomed(permission));
         self.stats.permissions -= (before - allocation.permissions.len()) as u64;
         if allocation.permissions.len() < before {
-            allocation
-                .permissions
-                .shrink_to(allocation.permissions.len() * 2);
+            allocation.permissions.shrink_to(allocation.permissions.len() * 2);
         }
     }
 }

@@ -104,11 +104,7 @@ impl Server {
         for &ip in ips {
             let own = is_own(config.policy.check_ip(ip));
             let expires_ns = now.after_s(PERMISSION_LIFETIME_S);
-            let is_new = allocation.permit(Permission {
-                ip,
-                expires_ns,
-                own,
-            });
+            let is_new = allocation.permit(Permission { ip, expires_ns, own });
             self.stats.permissions += u64::from(is_new);
         }
         Ok(())

@@ -89,19 +89,10 @@ impl Policy {
             .map(|&(local, external)| (canonical_ip(local), canonical_ip(external)))
             .collect();
         let listeners = listeners(&config.listeners, &relays);
-        let relay_ips = relays
-            .iter()
-            .flat_map(|&(local, external)| [local, external]);
-        let own = config
-            .own
-            .iter()
-            .map(|&ip| canonical_ip(ip))
-            .chain(relay_ips.clone());
+        let relay_ips = relays.iter().flat_map(|&(local, external)| [local, external]);
+        let own = config.own.iter().map(|&ip| canonical_ip(ip)).chain(relay_ips.clone());
         let own = own.chain(listeners.iter().map(|listener| listener.ip()));
-        let wildcards = config
-            .listeners
-            .iter()
-            .filter(|listener| is_wildcard(listener));
+        let wildcards = config.listeners.iter().filter(|listener| is_wildcard(listener));
         let ranges: Vec<(IpNet, bool)> = config
             .allow
             .iter()
@@ -145,17 +136,9 @@ impl Policy {
         let in_range = self.range_permits(ip);
         if self.is_own(ip) {
             let some_port = in_range || self.relays.binary_search(&ip).is_ok();
-            return if some_port {
-                Verdict::OwnPorts
-            } else {
-                Verdict::Denied
-            };
+            return if some_port { Verdict::OwnPorts } else { Verdict::Denied };
         }
-        if in_range && self.contents_permitted(ip) {
-            Verdict::Open
-        } else {
-            Verdict::Denied
-        }
+        if in_range && self.contents_permitted(ip) { Verdict::Open } else { Verdict::Denied }
     }
 
     /// Whether datagrams may be sent to and received from `peer`: for ChannelBind, Send and every
@@ -189,9 +172,7 @@ impl Policy {
     /// not: a way to us through a translator has no use, and makes loops.
     fn contents_permitted(&self, ip: IpAddr) -> bool {
         let IpAddr::V6(ip) = ip else { return true };
-        self.nat64
-            .contents(ip)
-            .permit(|v4| self.check_ip(IpAddr::V4(v4)) == Verdict::Open)
+        self.nat64.contents(ip).permit(|v4| self.check_ip(IpAddr::V4(v4)) == Verdict::Open)
     }
 
     /// Whether datagrams to `ip` come to this machine. To an unspecified address they do.
@@ -203,10 +184,7 @@ impl Policy {
         self.wildcard_ports.binary_search(&peer.port()).is_ok()
             || self.listeners.binary_search(&peer.socket()).is_ok()
             || (peer.ip().is_unspecified()
-                && self
-                    .listeners
-                    .iter()
-                    .any(|listener| listener.port() == peer.port()))
+                && self.listeners.iter().any(|listener| listener.port() == peer.port()))
     }
 }
 
@@ -230,10 +208,7 @@ fn listeners(configured: &[SocketAddr], relays: &[(IpAddr, IpAddr)]) -> Vec<Sock
     let mut all = Vec::new();
     for listener in configured.iter().filter(|listener| !is_wildcard(listener)) {
         let ip = canonical_ip(listener.ip());
-        let externals = relays
-            .iter()
-            .filter(|(local, _)| *local == ip)
-            .map(|&(_, ext)| ext);
+        let externals = relays.iter().filter(|(local, _)| *local == ip).map(|&(_, ext)| ext);
         let ips = externals.chain([ip]);
         all.extend(ips.map(|ip| SocketAddr::new(ip, listener.port())));
     }
@@ -253,9 +228,7 @@ fn canonical_net(net: IpNet) -> IpNet {
     let IpNet::V6(v6) = net else { return net };
     let mapped = v6.network().to_ipv4_mapped();
     let length = v6.prefix_len().checked_sub(96);
-    let v4 = mapped
-        .zip(length)
-        .and_then(|(ip, length)| Ipv4Net::new(ip, length).ok());
+    let v4 = mapped.zip(length).and_then(|(ip, length)| Ipv4Net::new(ip, length).ok());
     v4.map_or(net, IpNet::V4)
 }
 

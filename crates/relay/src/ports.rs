@@ -74,10 +74,7 @@ impl PortPool {
             }
         }
         Self {
-            counts: Counts {
-                free: unique.len() * width as usize,
-                ..Counts::default()
-            },
+            counts: Counts { free: unique.len() * width as usize, ..Counts::default() },
             addresses: unique,
             first,
             width,
@@ -128,13 +125,7 @@ impl PortPool {
         //# on the same IP address, where N is even.
         let even = self.pick(family, near, Fit::Pair, random)?;
         self.change(even, State::Claimed);
-        self.change(
-            Place {
-                offset: even.offset + 1,
-                ..even
-            },
-            State::Claimed,
-        );
+        self.change(Place { offset: even.offset + 1, ..even }, State::Claimed);
         Some(self.socket(even))
     }
 
@@ -160,14 +151,7 @@ impl PortPool {
         if let Some(at) = self.claimed(port) {
             self.change(at, State::Reserved(token));
             self.deadlines.set(self.slot(at), until_ns);
-            let known = self.reservations.insert(
-                token,
-                Reservation {
-                    at,
-                    owner,
-                    until_ns,
-                },
-            );
+            let known = self.reservations.insert(token, Reservation { at, owner, until_ns });
             debug_assert!(known.is_none(), "the same reservation token twice");
         }
     }
@@ -197,11 +181,7 @@ impl PortPool {
             let before = self.change(at, State::Free);
             match before {
                 State::Reserved(token) => {
-                    if self
-                        .reservations
-                        .get(&token)
-                        .is_some_and(|held| held.at == at)
-                    {
+                    if self.reservations.get(&token).is_some_and(|held| held.at == at) {
                         self.reservations.remove(&token);
                     }
                     self.forget_spare_memory();
@@ -229,10 +209,7 @@ impl PortPool {
     }
 
     fn of_family(&self, family: Family) -> impl Iterator<Item = (usize, &AddressPorts)> {
-        self.addresses
-            .iter()
-            .enumerate()
-            .filter(move |(_, ports)| family_of(ports.ip) == family)
+        self.addresses.iter().enumerate().filter(move |(_, ports)| family_of(ports.ip) == family)
     }
 
     /// A random free place that fits, `near` preferred.
@@ -244,23 +221,16 @@ impl PortPool {
         random: &mut dyn FnMut() -> u32,
     ) -> Option<Place> {
         let near = canonical_ip(near);
-        let fitting = || {
-            self.of_family(family)
-                .filter(|(_, ports)| ports.fitting(fit) > 0)
-        };
+        let fitting = || self.of_family(family).filter(|(_, ports)| ports.fitting(fit) > 0);
         let (address, ports) = match fitting().find(|(_, ports)| ports.ip == near) {
             Some(found) => found,
             None => {
-                let candidates = u32::try_from(fitting().count())
-                    .ok()
-                    .filter(|&count| count > 0)?;
+                let candidates =
+                    u32::try_from(fitting().count()).ok().filter(|&count| count > 0)?;
                 fitting().nth(below(candidates, random) as usize)?
             }
         };
-        Some(Place {
-            address,
-            offset: ports.pick(fit, random),
-        })
+        Some(Place { address, offset: ports.pick(fit, random) })
     }
 
     /// Moves a port from its state to another, and says which it was. The only place that writes
@@ -284,10 +254,8 @@ impl PortPool {
         let ip = canonical_ip(port.ip());
         let address = self.addresses.iter().position(|ports| ports.ip == ip);
         let offset = port.port().checked_sub(self.first);
-        let at = address
-            .zip(offset)
-            .map(|(address, offset)| Place { address, offset })
-            .filter(|at| {
+        let at =
+            address.zip(offset).map(|(address, offset)| Place { address, offset }).filter(|at| {
                 self.addresses[at.address].state.get(at.offset as usize) == Some(&State::Claimed)
             });
         debug_assert!(at.is_some(), "{port} is not a claimed port");
@@ -305,10 +273,7 @@ impl PortPool {
 
     fn place(&self, slot: u32) -> Place {
         let offset = u16::try_from(slot % self.width).expect("a range has at most 2^16 ports");
-        Place {
-            address: (slot / self.width) as usize,
-            offset,
-        }
+        Place { address: (slot / self.width) as usize, offset }
     }
 
     fn forget_spare_memory(&mut self) {
@@ -426,11 +391,7 @@ impl AddressPorts {
 
     /// The offsets N and N + 1 of the pair that a port is in, unless the range cuts it.
     fn pair_of(&self, offset: u16) -> Option<(u16, u16)> {
-        let even = if self.is_even(offset) {
-            offset
-        } else {
-            offset.checked_sub(1)?
-        };
+        let even = if self.is_even(offset) { offset } else { offset.checked_sub(1)? };
         let odd = even + 1;
         ((odd as usize) < self.state.len()).then_some((even, odd))
     }

@@ -9,10 +9,9 @@ use crate::server::Server;
 
 impl Server {
     pub(crate) fn refresh(&mut self, call: &Call<'_>, id: AllocationId, now: Now, out: &mut [u8]) {
-        let (Ok(lifetime), Ok(requested)) = (
-            call.msg.get::<Lifetime>(),
-            call.msg.get::<RequestedAddressFamily>(),
-        ) else {
+        let (Ok(lifetime), Ok(requested)) =
+            (call.msg.get::<Lifetime>(), call.msg.get::<RequestedAddressFamily>())
+        else {
             return self.error(&call.answer, Outcome::BadRequest, out);
         };
         let Some(allocation) = self.table.get(id) else {
@@ -43,8 +42,6 @@ impl Server {
             }
         }
         self.channels_changed(id);
-        self.success(&call.answer, out, |builder| {
-            builder.add(&Lifetime(granted_s))
-        });
+        self.success(&call.answer, out, |builder| builder.add(&Lifetime(granted_s)));
     }
 }

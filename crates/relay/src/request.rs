@@ -102,28 +102,17 @@ impl Server {
     fn authenticate(&mut self, msg: Message<'_>, answer: Answer, now: Now, out: &mut [u8]) {
         let tuple = answer.client.tuple;
         let id = self.find_live(&tuple, now);
-        let known = id
-            .and_then(|id| self.table.get(id))
-            .map(|allocation| &allocation.identity);
+        let known = id.and_then(|id| self.table.get(id)).map(|allocation| &allocation.identity);
         // Whoever may no longer use the relay may still say that he is gone.
         let leaving =
             answer.request == Request::Refresh && msg.get::<Lifetime>() == Ok(Some(Lifetime(0)));
-        let checked = self
-            .config
-            .auth
-            .check(&msg, tuple.client, now.unix_s, known, leaving);
+        let checked = self.config.auth.check(&msg, tuple.client, now.unix_s, known, leaving);
         let fresh = match checked {
             Ok(fresh) => fresh,
             Err(refusal) => return self.refuse(&msg, &answer, refusal, now, out),
         };
-        let key = fresh
-            .as_ref()
-            .or(known)
-            .map(|identity| identity.key().clone());
-        let call = Call {
-            msg,
-            answer: Answer { key, ..answer },
-        };
+        let key = fresh.as_ref().or(known).map(|identity| identity.key().clone());
+        let call = Call { msg, answer: Answer { key, ..answer } };
         if self.rejects_unknown(&call, out) {
             return;
         }
@@ -149,10 +138,7 @@ impl Server {
                 (_, _) => self.error(&call.answer, Outcome::AllocationMismatch, out),
             };
         };
-        let allocation = self
-            .table
-            .get_mut(id)
-            .expect("found by this request's five-tuple");
+        let allocation = self.table.get_mut(id).expect("found by this request's five-tuple");
         if let Some(fresh) = fresh {
             if !fresh.same_user(&allocation.identity) {
                 let outcome = match call.answer.request {
@@ -225,10 +211,7 @@ impl Server {
         let (config, client) = (Arc::clone(&self.config), answer.client.tuple.client);
         let request_len = msg.as_bytes().len();
         let written = answer.write(out, Class::Error, |builder| {
-            builder.add(&ErrorCode {
-                code: code_of(outcome),
-                reason: b"",
-            })?;
+            builder.add(&ErrorCode { code: code_of(outcome), reason: b"" })?;
             if challenged {
                 config.auth.add_challenge(builder, client, now.unix_s)?;
             }
@@ -237,10 +220,7 @@ impl Server {
         match written {
             Ok(len) if !amplifies(client, request_len, len) => {
                 self.stats.answered(answer.request, outcome);
-                self.effects.push_back(Effect::Reply {
-                    to: answer.client,
-                    len,
-                });
+                self.effects.push_back(Effect::Reply { to: answer.client, len });
             }
             // A request too short to be an honest client's, and a realm long enough to matter.
             Ok(_) | Err(BufferFull) => self.error(answer, Outcome::BadRequest, out),
@@ -269,13 +249,12 @@ impl Server {
             return;
         }
         let user = msg.raw(AttributeType::USERNAME).unwrap_or_default();
-        self.effects
-            .push_back(Effect::Log(Record::AuthFailed(Box::new(AuthFailed {
-                user: user.into(),
-                tuple: answer.client.tuple,
-                cause,
-                suppressed: core::mem::take(&mut self.auth_suppressed),
-            }))));
+        self.effects.push_back(Effect::Log(Record::AuthFailed(Box::new(AuthFailed {
+            user: user.into(),
+            tuple: answer.client.tuple,
+            cause,
+            suppressed: core::mem::take(&mut self.auth_suppressed),
+        }))));
     }
 
     /// Answers success.
@@ -303,11 +282,7 @@ impl Server {
     ) {
         let code = code_of(outcome);
         // Words help whoever debugs a client; an unauthenticated source gets none to amplify.
-        let reason = answer
-            .key
-            .as_ref()
-            .map_or("", |_| code::reason(code))
-            .as_bytes();
+        let reason = answer.key.as_ref().map_or("", |_| code::reason(code)).as_bytes();
         let written = answer.write(out, Class::Error, |builder| {
             builder.add(&ErrorCode { code, reason })?;
             fill(builder)
@@ -318,10 +293,7 @@ impl Server {
     fn reply(&mut self, answer: &Answer, outcome: Outcome, written: Result<usize, BufferFull>) {
         let len = written.expect("no response is longer than the buffer `handle` asks for");
         self.stats.answered(answer.request, outcome);
-        self.effects.push_back(Effect::Reply {
-            to: answer.client,
-            len,
-        });
+        self.effects.push_back(Effect::Reply { to: answer.client, len });
     }
 }
 

@@ -79,9 +79,7 @@ impl Server {
         //= rfc8656#section-12.6
         //# If the ChannelData message is received on a channel that is not bound to any peer, then the
         //# message is silently discarded.
-        let channel = *allocation
-            .channel(message.number)
-            .ok_or(Reason::NoChannel)?;
+        let channel = *allocation.channel(message.number).ok_or(Reason::NoChannel)?;
         if channel.deadline_ns <= now.mono_ns {
             return Err(why_expired(allocation, channel.peer, now));
         }
@@ -94,14 +92,9 @@ impl Server {
             return Err(Reason::TooLarge);
         }
         allocation.traffic.count_to_peer(len);
-        self.stats
-            .traffic_mut(from.tuple.transport)
-            .count_to_peer(len);
+        self.stats.traffic_mut(from.tuple.transport).count_to_peer(len);
         Ok(Route::ToPeer {
-            via: RelayId {
-                allocation: id,
-                family: channel.peer.family(),
-            },
+            via: RelayId { allocation: id, family: channel.peer.family() },
             to: channel.peer.socket(),
             skip: turnway_wire::CHANNEL_HEADER_LEN as u16,
             len: len as u16,
@@ -122,11 +115,7 @@ impl Server {
         //= rfc8489#section-6.3.2
         //# If the indication contains unknown comprehension-required attributes, the indication is
         //# discarded and processing ceases.
-        if message
-            .unknown_required(crate::request::understood)
-            .next()
-            .is_some()
-        {
+        if message.unknown_required(crate::request::understood).next().is_some() {
             return Err(Reason::Malformed);
         }
         let id = self.table.find(&from.tuple).ok_or(Reason::NoAllocation)?;
@@ -139,9 +128,7 @@ impl Server {
         };
         let peer = self.config.policy.to_local(PeerAddr::new(peer));
         let allocation = self.table.get_mut(id).ok_or(Reason::NoAllocation)?;
-        let relay = allocation
-            .relay(peer.family())
-            .ok_or(Reason::FamilyMismatch)?;
+        let relay = allocation.relay(peer.family()).ok_or(Reason::FamilyMismatch)?;
         if relay.expires_ns <= now.mono_ns {
             return Err(Reason::Expired);
         }
@@ -162,14 +149,9 @@ impl Server {
             return Err(Reason::TooLarge);
         };
         allocation.traffic.count_to_peer(payload.len());
-        self.stats
-            .traffic_mut(from.tuple.transport)
-            .count_to_peer(payload.len());
+        self.stats.traffic_mut(from.tuple.transport).count_to_peer(payload.len());
         Ok(Route::ToPeer {
-            via: RelayId {
-                allocation: id,
-                family: peer.family(),
-            },
+            via: RelayId { allocation: id, family: peer.family() },
             to: peer.socket(),
             skip,
             len: payload.len() as u16,
@@ -187,10 +169,7 @@ impl Server {
         now: Now,
     ) -> Result<Route, Reason> {
         let transaction = self.new_transaction();
-        let allocation = self
-            .table
-            .get_mut(relay.allocation)
-            .ok_or(Reason::NoAllocation)?;
+        let allocation = self.table.get_mut(relay.allocation).ok_or(Reason::NoAllocation)?;
         let bound = allocation.relay(relay.family).ok_or(Reason::NoAllocation)?;
         if bound.expires_ns <= now.mono_ns {
             return Err(Reason::Expired);
@@ -208,9 +187,7 @@ impl Server {
         let ip = outgoing(ip)?;
         let client = allocation.client;
         let stream = client.tuple.transport.is_stream();
-        let channel = allocation
-            .channel_of(from)
-            .filter(|c| c.expires_ns > now.mono_ns);
+        let channel = allocation.channel_of(from).filter(|c| c.expires_ns > now.mono_ns);
         //= rfc8656#section-12.5
         //# The server, on the other hand, MUST use the ChannelData message if a channel has been bound
         //# to the peer.
@@ -221,26 +198,15 @@ impl Server {
             }
             None => {
                 let peer = self.config.policy.to_external(from);
-                (
-                    Prefix::data(peer.socket(), len as u16, transaction),
-                    padding(len),
-                )
+                (Prefix::data(peer.socket(), len as u16, transaction), padding(len))
             }
         };
         let whole = prefix.as_bytes().len() + len + pad;
-        if whole
-            > if stream {
-                STUN_LENGTH_MAX
-            } else {
-                UDP_PAYLOAD_MAX
-            }
-        {
+        if whole > if stream { STUN_LENGTH_MAX } else { UDP_PAYLOAD_MAX } {
             return Err(Reason::TooLarge);
         }
         allocation.traffic.count_to_client(len);
-        self.stats
-            .traffic_mut(client.tuple.transport)
-            .count_to_client(len);
+        self.stats.traffic_mut(client.tuple.transport).count_to_client(len);
         Ok(Route::ToClient {
             to: client,
             prefix,
@@ -286,12 +252,8 @@ fn outgoing(ip: Option<IpFields>) -> Result<Option<IpFields>, Reason> {
 /// Which of a channel's deadlines has passed.
 fn why_expired(allocation: &Allocation, peer: PeerAddr, now: Now) -> Reason {
     let family: Family = peer.family();
-    let relay = allocation
-        .relay(family)
-        .is_some_and(|relay| relay.expires_ns > now.mono_ns);
-    let permission = allocation
-        .permission(peer.ip())
-        .is_some_and(|p| p.expires_ns > now.mono_ns);
+    let relay = allocation.relay(family).is_some_and(|relay| relay.expires_ns > now.mono_ns);
+    let permission = allocation.permission(peer.ip()).is_some_and(|p| p.expires_ns > now.mono_ns);
     match (relay, permission) {
         (false, _) => Reason::Expired,
         (true, false) => Reason::NoPermission,

@@ -43,9 +43,7 @@ impl LivePorts {
         unique.sort_unstable();
         unique.dedup();
         let empty = || (0..PORT_WORDS).map(|_| AtomicU64::new(0)).collect();
-        Self {
-            addresses: unique.into_iter().map(|ip| (ip, empty())).collect(),
-        }
+        Self { addresses: unique.into_iter().map(|ip| (ip, empty())).collect() }
     }
 
     /// Says whether `relay` is in use from now on. An address that is not ours is ignored.
@@ -62,16 +60,12 @@ impl LivePorts {
 
     /// Whether `relay` is one of our relayed transport addresses in use.
     pub fn contains(&self, relay: SocketAddr) -> bool {
-        self.bit(relay)
-            .is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
+        self.bit(relay).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
     }
 
     fn bit(&self, relay: SocketAddr) -> Option<(&AtomicU64, u64)> {
         let ip = canonical_ip(relay.ip());
-        let at = self
-            .addresses
-            .binary_search_by_key(&ip, |(ip, _)| *ip)
-            .ok()?;
+        let at = self.addresses.binary_search_by_key(&ip, |(ip, _)| *ip).ok()?;
         let port = usize::from(relay.port());
         Some((&self.addresses[at].1[port / 64], 1 << (port % 64)))
     }
@@ -87,10 +81,7 @@ pub struct AllocationCount {
 impl AllocationCount {
     /// None so far, at most `cap` at a time.
     pub fn new(cap: u32) -> Self {
-        Self {
-            count: AtomicU32::new(0),
-            cap: AtomicU32::new(cap),
-        }
+        Self { count: AtomicU32::new(0), cap: AtomicU32::new(cap) }
     }
 
     /// Counts one more, unless there are as many as there may be.
@@ -98,17 +89,13 @@ impl AllocationCount {
     pub fn try_take(&self) -> bool {
         let cap = self.cap();
         let one_more = |count| if count < cap { Some(count + 1) } else { None };
-        self.count
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
-            .is_ok()
+        self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
     }
 
     /// Counts one less: the end of what a [`AllocationCount::try_take`] began.
     pub fn give_back(&self) {
         let one_less = |count: u32| count.checked_sub(1);
-        let before = self
-            .count
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+        let before = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
         debug_assert!(before.is_ok(), "an allocation ended twice");
     }
 

@@ -117,16 +117,10 @@ impl Table {
     /// Sets a slot apart for an allocation about to be made.
     pub(crate) fn reserve(&mut self) -> AllocationId {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot {
-                generation: 0,
-                allocation: None,
-            });
+            self.slots.push(Slot { generation: 0, allocation: None });
             (self.slots.len() - 1) as u32
         });
-        AllocationId {
-            slot,
-            generation: self.slots[slot as usize].generation,
-        }
+        AllocationId { slot, generation: self.slots[slot as usize].generation }
     }
 
     /// Gives back a slot set apart by [`Self::reserve`] and not filled.
@@ -140,8 +134,7 @@ impl Table {
         let hash = self.hasher.hash_one(allocation.client.tuple);
         self.slots[id.slot as usize].allocation = Some(allocation);
         let (slots, hasher) = (&self.slots, &self.hasher);
-        self.by_tuple
-            .insert_unique(hash, id.slot, |&slot| rehash(slots, hasher, slot));
+        self.by_tuple.insert_unique(hash, id.slot, |&slot| rehash(slots, hasher, slot));
     }
 
     pub(crate) fn find(&self, tuple: &FiveTuple) -> Option<AllocationId> {
@@ -150,34 +143,24 @@ impl Table {
             let row = self.slots[slot as usize].allocation.as_deref();
             row.is_some_and(|row| row.client.tuple == *tuple)
         })?;
-        Some(AllocationId {
-            slot,
-            generation: self.slots[slot as usize].generation,
-        })
+        Some(AllocationId { slot, generation: self.slots[slot as usize].generation })
     }
 
     pub(crate) fn get(&self, id: AllocationId) -> Option<&Allocation> {
         let slot = self.slots.get(id.slot as usize)?;
-        slot.allocation
-            .as_deref()
-            .filter(|_| slot.generation == id.generation)
+        slot.allocation.as_deref().filter(|_| slot.generation == id.generation)
     }
 
     pub(crate) fn get_mut(&mut self, id: AllocationId) -> Option<&mut Allocation> {
         let slot = self.slots.get_mut(id.slot as usize)?;
-        slot.allocation
-            .as_deref_mut()
-            .filter(|_| slot.generation == id.generation)
+        slot.allocation.as_deref_mut().filter(|_| slot.generation == id.generation)
     }
 
     /// The id of whatever occupies a slot now.
     pub(crate) fn occupant(&self, slot: u32) -> Option<AllocationId> {
         let row = self.slots.get(slot as usize)?;
         row.allocation.as_ref()?;
-        Some(AllocationId {
-            slot,
-            generation: row.generation,
-        })
+        Some(AllocationId { slot, generation: row.generation })
     }
 
     pub(crate) fn remove(&mut self, id: AllocationId) -> Option<Box<Allocation>> {
@@ -209,8 +192,7 @@ impl Table {
     fn shrink(&mut self) {
         if self.by_tuple.len() * 8 < self.by_tuple.capacity() && self.by_tuple.capacity() > 1024 {
             let (slots, hasher) = (&self.slots, &self.hasher);
-            self.by_tuple
-                .shrink_to(self.by_tuple.len() * 2, |&slot| rehash(slots, hasher, slot));
+            self.by_tuple.shrink_to(self.by_tuple.len() * 2, |&slot| rehash(slots, hasher, slot));
         }
     }
 }
@@ -265,34 +247,23 @@ impl Allocation {
     }
 
     pub(crate) fn channel(&self, number: u16) -> Option<&Channel> {
-        let index = self
-            .channels
-            .binary_search_by_key(&number, |channel| channel.number)
-            .ok()?;
+        let index = self.channels.binary_search_by_key(&number, |channel| channel.number).ok()?;
         Some(&self.channels[index])
     }
 
     pub(crate) fn channel_of(&self, peer: PeerAddr) -> Option<&Channel> {
-        let index = self
-            .by_peer
-            .binary_search_by_key(&peer, |(peer, _)| *peer)
-            .ok()?;
+        let index = self.by_peer.binary_search_by_key(&peer, |(peer, _)| *peer).ok()?;
         self.channel(self.by_peer[index].1)
     }
 
     pub(crate) fn permission(&self, ip: IpAddr) -> Option<&Permission> {
-        let index = self
-            .permissions
-            .binary_search_by_key(&ip, |permission| permission.ip)
-            .ok()?;
+        let index = self.permissions.binary_search_by_key(&ip, |permission| permission.ip).ok()?;
         Some(&self.permissions[index])
     }
 
     /// Installs or refreshes a permission; true if it is new.
     pub(crate) fn permit(&mut self, permission: Permission) -> bool {
-        let found = self
-            .permissions
-            .binary_search_by_key(&permission.ip, |p| p.ip);
+        let found = self.permissions.binary_search_by_key(&permission.ip, |p| p.ip);
         match found {
             Ok(index) => self.permissions[index] = permission,
             Err(index) => self.permissions.insert(index, permission),
@@ -302,16 +273,12 @@ impl Allocation {
 
     /// Binds or refreshes a channel; true if it is new. The caller has checked the re-bind rules.
     pub(crate) fn bind(&mut self, channel: Channel) -> bool {
-        let found = self
-            .channels
-            .binary_search_by_key(&channel.number, |c| c.number);
+        let found = self.channels.binary_search_by_key(&channel.number, |c| c.number);
         match found {
             Ok(index) => self.channels[index] = channel,
             Err(index) => {
                 self.channels.insert(index, channel);
-                let by_peer = self
-                    .by_peer
-                    .binary_search_by_key(&channel.peer, |(peer, _)| *peer);
+                let by_peer = self.by_peer.binary_search_by_key(&channel.peer, |(peer, _)| *peer);
                 let index = by_peer.unwrap_or_else(|index| index);
                 self.by_peer.insert(index, (channel.peer, channel.number));
             }
@@ -338,9 +305,7 @@ impl Allocation {
         }
         let channels = &self.channels;
         self.by_peer.retain(|(_, number)| {
-            channels
-                .binary_search_by_key(number, |channel| channel.number)
-                .is_ok()
+            channels.binary_search_by_key(number, |channel| channel.number).is_ok()
         });
         self.channels.shrink_to(self.channels.len() * 2);
         self.by_peer.shrink_to(self.by_peer.len() * 2);
@@ -369,14 +334,8 @@ impl Allocation {
 
     /// When something of this allocation next runs out.
     pub(crate) fn deadline_ns(&self) -> u64 {
-        let relays = [self.v4, self.v6]
-            .into_iter()
-            .flatten()
-            .map(|relay| relay.expires_ns);
-        let permissions = self
-            .permissions
-            .iter()
-            .map(|permission| permission.expires_ns);
+        let relays = [self.v4, self.v6].into_iter().flatten().map(|relay| relay.expires_ns);
+        let permissions = self.permissions.iter().map(|permission| permission.expires_ns);
         let channels = self.channels.iter().map(|channel| channel.expires_ns);
         relays.chain(permissions).chain(channels).min().unwrap_or(0)
     }

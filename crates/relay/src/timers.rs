@@ -28,9 +28,7 @@ impl Timers {
     /// The deadline of `slot`, if it has one. O(1).
     pub(crate) fn get(&self, slot: u32) -> Option<u64> {
         let at = *self.position.get(slot as usize)?;
-        self.heap
-            .get(at as usize)
-            .map(|&(deadline_ns, _)| deadline_ns)
+        self.heap.get(at as usize).map(|&(deadline_ns, _)| deadline_ns)
     }
 
     /// Gives `slot` the deadline `deadline_ns`, in place of the one it may have. O(log n).
@@ -123,11 +121,7 @@ impl Timers {
             return;
         }
         self.removals = 0;
-        let used = self
-            .position
-            .iter()
-            .rposition(|&at| at != ABSENT)
-            .map_or(0, |last| last + 1);
+        let used = self.position.iter().rposition(|&at| at != ABSENT).map_or(0, |last| last + 1);
         self.position.truncate(used);
         if self.position.len() < self.position.capacity() / 4 {
             self.position.shrink_to_fit();
@@ -208,11 +202,7 @@ mod tests {
             timers.remove(9);
         }
         assert_eq!(timers.heap.len(), 9);
-        assert!(
-            timers.position.capacity() < 1000,
-            "{}",
-            timers.position.capacity()
-        );
+        assert!(timers.position.capacity() < 1000, "{}", timers.position.capacity());
         assert!(timers.heap.capacity() < 1000, "{}", timers.heap.capacity());
         for slot in 0..9 {
             timers.remove(slot);

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
-use turnway_relay::auth::{NONCE_SECRET_MIN, opaque_string};
+use turnway_relay::auth::opaque_string;
 use zeroize::Zeroizing;
 
 use super::Checks;
@@ -108,16 +108,7 @@ impl Checks<'_> {
             (None, Some(file)) => (file.span(), self.one_secret_file(file)?),
             (None, None) => return None,
         };
-        let bytes = secret.expose().len();
-        if bytes < NONCE_SECRET_MIN {
-            self.error(
-                span,
-                format!(
-                    "the nonce secret has {bytes} bytes; it needs {NONCE_SECRET_MIN} \
-                     (`openssl rand -base64 32` prints a good one)"
-                ),
-            );
-        }
+        self.strength(span, &secret);
         Some(secret)
     }
 
@@ -258,7 +249,7 @@ impl Checks<'_> {
             self.warn(
                 span,
                 format!(
-                    "a secret of {bytes} bytes can be guessed from one recorded login; use at \
+                    "a secret of {bytes} bytes can be guessed from one recorded answer; use at \
                      least {WEAK_SECRET_BYTES} random ones (`openssl rand -base64 32`)"
                 ),
             );

@@ -14,7 +14,7 @@ pub struct AuthConfig {
     pub rest_secrets: Vec<Vec<u8>>,
     /// What separates timestamp and id in a time-limited name, usually `:`. ASCII, not a digit.
     pub rest_separator: u8,
-    /// What nonces are authenticated with, at least [`NONCE_SECRET_MIN`] bytes. Servers with the
+    /// What nonces are authenticated with; not empty, and better 16 random bytes or more. Servers with the
     /// same secret, realm and offered features honour each other's nonces.
     pub nonce_secret: Vec<u8>,
     /// For how many seconds a nonce is valid, at least 1.
@@ -22,9 +22,6 @@ pub struct AuthConfig {
     /// Whether the end of a time-limited name also ends its requests on existing allocations.
     pub enforce_expiry: bool,
 }
-
-/// The fewest bytes of [`AuthConfig::nonce_secret`].
-pub const NONCE_SECRET_MIN: usize = 16;
 
 /// A user with a fixed key or password.
 #[derive(Debug)]
@@ -98,8 +95,8 @@ pub enum AuthConfigError {
     },
     /// The separator is a digit or not ASCII.
     BadSeparator,
-    /// Fewer than [`NONCE_SECRET_MIN`] bytes.
-    ShortNonceSecret,
+    /// No bytes.
+    EmptyNonceSecret,
     /// A nonce must live for at least a second.
     ZeroNonceLifetime,
 }
@@ -128,12 +125,7 @@ impl fmt::Display for AuthConfigError {
             Self::BadSeparator => {
                 f.write_str("the separator of REST names must be ASCII and not a digit")
             }
-            Self::ShortNonceSecret => {
-                write!(
-                    f,
-                    "the nonce secret must have at least {NONCE_SECRET_MIN} bytes"
-                )
-            }
+            Self::EmptyNonceSecret => f.write_str("the nonce secret is empty"),
             Self::ZeroNonceLifetime => f.write_str("the nonce lifetime must be at least 1 second"),
         }
     }

@@ -35,7 +35,7 @@ use zeroize::Zeroizing;
 use crate::limits::SHORTEST_ALLOCATE_ANSWER_MAX;
 use crate::outcome::AuthFailure;
 
-pub use config::{AuthConfig, AuthConfigError, NONCE_SECRET_MIN, StaticUser, UserCredential};
+pub use config::{AuthConfig, AuthConfigError, StaticUser, UserCredential};
 pub use opaque::opaque_string;
 pub use rest::rest_password;
 
@@ -96,8 +96,8 @@ impl Auth {
     /// [`AuthConfigError`] says which user or setting is wrong, never what the secret was.
     pub fn new(config: AuthConfig) -> Result<Self, AuthConfigError> {
         let nonce_secret = Zeroizing::new(config.nonce_secret);
-        if nonce_secret.len() < NONCE_SECRET_MIN {
-            return Err(AuthConfigError::ShortNonceSecret);
+        if nonce_secret.is_empty() {
+            return Err(AuthConfigError::EmptyNonceSecret);
         }
         if config.nonce_lifetime_s == 0 {
             return Err(AuthConfigError::ZeroNonceLifetime);
@@ -115,23 +115,10 @@ impl Auth {
             // Nobody can find the time-limited name that a hash was made of.
             username_anonymity: rest.is_empty(),
         };
-        let nonces = Nonces::new(
-            &nonce_secret,
-            config.nonce_lifetime_s,
-            &realm,
-            features,
-            &offered_value,
-        );
+        let nonces =
+            Nonces::new(&nonce_secret, config.nonce_lifetime_s, &realm, features, &offered_value);
         let enforce_expiry = config.enforce_expiry;
-        Ok(Self {
-            realm,
-            offered,
-            offered_value,
-            nonces,
-            users,
-            rest,
-            enforce_expiry,
-        })
+        Ok(Self { realm, offered, offered_value, nonces, users, rest, enforce_expiry })
     }
 
     /// The realm, after OpaqueString.
@@ -204,10 +191,7 @@ impl Auth {
             return Err(Refusal::StaleNonce);
         }
         let scheme = self.scheme(msg)?;
-        let deadline = Deadline {
-            unix_s,
-            late_allowed: allow_expired || !self.enforce_expiry,
-        };
+        let deadline = Deadline { unix_s, late_allowed: allow_expired || !self.enforce_expiry };
         self.authenticate(msg, &claim, scheme, deadline, known)
             .map_err(|cause| Refusal::Challenge(Some(cause)))
     }
@@ -222,10 +206,7 @@ impl Auth {
         //# though PASSWORD-ALGORITHM were MD5.
         if chosen.is_none() && echoed.is_none() {
             let password = PasswordAlgorithm::Md5;
-            return Ok(Scheme {
-                password,
-                response: IntegrityAlgorithm::Sha1,
-            });
+            return Ok(Scheme { password, response: IntegrityAlgorithm::Sha1 });
         }
         let response = IntegrityAlgorithm::Sha256;
         if self.offered.is_empty() {
@@ -266,9 +247,7 @@ impl Auth {
         //# If the value of the USERNAME or USERHASH attribute is not valid,
         //# the server MUST generate an error response with an error code of
         //# 401 (Unauthenticated).
-        let name = self
-            .name(claim, known)
-            .filter(|_| claim.realm == &*self.realm);
+        let name = self.name(claim, known).filter(|_| claim.realm == &*self.realm);
         let Some(name) = name else {
             spend_as_for_a_wrong_key(msg);
             return Err(AuthFailure::UnknownUser);
@@ -276,16 +255,11 @@ impl Auth {
         let known = known.filter(|known| *known.user == *name);
         // Who has no allocation of that name has nothing to go on with.
         let late_allowed = deadline.late_allowed && known.is_some();
-        let deadline = Deadline {
-            late_allowed,
-            ..deadline
-        };
+        let deadline = Deadline { late_allowed, ..deadline };
         match known.filter(|known| known.was_verified_by(scheme, msg)) {
             Some(known) => {
                 deadline.check(known.expires_unix)?;
-                msg.verify(&known.key)
-                    .then_some(None)
-                    .ok_or(AuthFailure::WrongKey)
+                msg.verify(&known.key).then_some(None).ok_or(AuthFailure::WrongKey)
             }
             None => self.look_up(msg, &name, scheme, deadline).map(Some),
         }
@@ -325,18 +299,9 @@ impl Auth {
         };
         let expires_unix = Some(timed.expires_unix);
         deadline.check(expires_unix)?;
-        let key = self
-            .rest_key(msg, scheme, name)
-            .ok_or(AuthFailure::WrongKey)?;
+        let key = self.rest_key(msg, scheme, name).ok_or(AuthFailure::WrongKey)?;
         let (user, account) = (Arc::from(name), Arc::from(timed.account));
-        Ok(Identity {
-            user,
-            account,
-            expires_unix,
-            password,
-            key,
-            current: true,
-        })
+        Ok(Identity { user, account, expires_unix, password, key, current: true })
     }
 
     /// The name a request claims, after OpaqueString; `None` if it cannot be a user's.
@@ -473,9 +438,9 @@ impl Deadline {
     /// A name is valid while its timestamp lies in the future.
     fn check(self, expires_unix: Option<u64>) -> Result<(), AuthFailure> {
         match expires_unix {
-            Some(end) if end <= self.unix_s && !self.late_allowed => Err(AuthFailure::Expired {
-                by_s: self.unix_s - end,
-            }),
+            Some(end) if end <= self.unix_s && !self.late_allowed => {
+                Err(AuthFailure::Expired { by_s: self.unix_s - end })
+            }
             Some(_) | None => Ok(()),
         }
     }
@@ -507,11 +472,7 @@ impl<'m> Claim<'m> {
         };
         let Realm(realm) = read(msg)?.ok_or(Refusal::BadRequest)?;
         let Nonce(nonce) = read(msg)?.ok_or(Refusal::BadRequest)?;
-        Ok(Self {
-            user,
-            realm: without_trailing_nulls(realm),
-            nonce,
-        })
+        Ok(Self { user, realm: without_trailing_nulls(realm), nonce })
     }
 }
 
@@ -523,10 +484,7 @@ fn read<'m, A: Attribute<'m>>(msg: &Message<'m>) -> Result<Option<A>, Refusal> {
 /// RFC 8489 section 9.2.2 takes name and realm "with any quotes and trailing nulls removed".
 /// Our realm has no quotes ([`prepare_realm`]); a quote in a name is part of it, as everywhere.
 fn without_trailing_nulls(text: &[u8]) -> &[u8] {
-    let end = text
-        .iter()
-        .rposition(|byte| *byte != 0)
-        .map_or(0, |last| last + 1);
+    let end = text.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     &text[..end]
 }
 

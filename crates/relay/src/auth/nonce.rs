@@ -47,11 +47,7 @@ impl Features {
     //# as the least significant bit of the third byte.
     fn bits(self) -> [u8; 3] {
         let bit = |set: bool, bit: u8| if set { 0x80 >> bit } else { 0 };
-        [
-            bit(self.password_algorithms, 0) | bit(self.username_anonymity, 1),
-            0,
-            0,
-        ]
+        [bit(self.password_algorithms, 0) | bit(self.username_anonymity, 1), 0, 0]
     }
 }
 
@@ -78,11 +74,7 @@ impl Nonces {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);
         }
-        Self {
-            mac,
-            cookie: cookie(features),
-            lifetime_s: lifetime_s.min(LIFETIME_MAX_S),
-        }
+        Self { mac, cookie: cookie(features), lifetime_s: lifetime_s.min(LIFETIME_MAX_S) }
     }
 
     /// The nonce for a client at this moment.
@@ -157,18 +149,14 @@ fn timestamp(nonce: &[u8]) -> Option<u32> {
         return None;
     }
     let mut bytes = [0; BODY_LEN];
-    STANDARD_NO_PAD
-        .decode_slice_unchecked(body, &mut bytes)
-        .ok()?;
+    STANDARD_NO_PAD.decode_slice_unchecked(body, &mut bytes).ok()?;
     let [a, b, c, d, ..] = bytes;
     Some(u32::from_be_bytes([a, b, c, d]))
 }
 
 /// Standard base64: its characters are all `qdtext` of RFC 3261.
 fn encode(bytes: &[u8], out: &mut [u8]) {
-    STANDARD_NO_PAD
-        .encode_slice(bytes, out)
-        .expect("the lengths are constants that fit");
+    STANDARD_NO_PAD.encode_slice(bytes, out).expect("the lengths are constants that fit");
 }
 
 #[cfg(test)]
@@ -177,10 +165,7 @@ mod tests {
 
     const NOW: u64 = 1_700_000_000;
     const LIFETIME: u32 = 600;
-    const ALL: Features = Features {
-        password_algorithms: true,
-        username_anonymity: true,
-    };
+    const ALL: Features = Features { password_algorithms: true, username_anonymity: true };
 
     fn nonces_of(secret: &[u8], realm: &[u8], features: Features, offered: &[u8]) -> Nonces {
         Nonces::new(secret, LIFETIME, realm, features, offered)
@@ -223,10 +208,7 @@ mod tests {
         //# encoding of the 24-bit STUN Security Features as defined in
         //# Section 18.1.
         let cookie = |password_algorithms, username_anonymity| {
-            let features = Features {
-                password_algorithms,
-                username_anonymity,
-            };
+            let features = Features { password_algorithms, username_anonymity };
             let nonce = nonces_of(b"secret", b"realm", features, b"").make(client(), NOW);
             String::from_utf8(nonce[..COOKIE_LEN].to_vec()).unwrap()
         };
@@ -244,12 +226,9 @@ mod tests {
     #[test]
     fn a_nonce_is_of_use_to_its_client_alone() {
         let nonce = nonces().make(client(), NOW);
-        for other in [
-            "192.0.2.1:40001",
-            "192.0.2.2:40000",
-            "[2001:db8::1]:40000",
-            "[::192.0.2.1]:40000",
-        ] {
+        for other in
+            ["192.0.2.1:40001", "192.0.2.2:40000", "[2001:db8::1]:40000", "[::192.0.2.1]:40000"]
+        {
             let other = other.parse().unwrap();
             assert!(!nonces().verify(&nonce, other, NOW), "{other}");
             //= rfc8489#section-9.2.4
@@ -272,10 +251,7 @@ mod tests {
     fn a_nonce_of_another_secret_realm_or_offer_is_refused() {
         let nonce = nonces().make(client(), NOW);
         let secret = b"0123456789abcdef";
-        let no_hash = Features {
-            username_anonymity: false,
-            ..ALL
-        };
+        let no_hash = Features { username_anonymity: false, ..ALL };
         for other in [
             nonces_of(b"0123456789abcdeg", b"example.org", ALL, &[0, 2, 0, 0]),
             nonces_of(secret, b"example.net", ALL, &[0, 2, 0, 0]),
@@ -325,10 +301,7 @@ mod tests {
             for bit in 0..8 {
                 let mut forged = nonce;
                 forged[at] ^= 1 << bit;
-                assert!(
-                    !nonces().verify(&forged, client(), NOW),
-                    "byte {at} bit {bit}"
-                );
+                assert!(!nonces().verify(&forged, client(), NOW), "byte {at} bit {bit}");
             }
         }
     }

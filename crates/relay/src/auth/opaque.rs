@@ -50,10 +50,7 @@ mod tests {
     fn the_ascii_short_cut_is_the_profile_for_every_ascii_character() {
         for byte in 0..=0x7Fu8 {
             let text = char::from(byte).to_string();
-            assert_eq!(
-                opaque(&text),
-                OpaqueString::enforce(&*text).ok().map(Cow::into_owned)
-            );
+            assert_eq!(opaque(&text), OpaqueString::enforce(&*text).ok().map(Cow::into_owned));
         }
         assert_eq!(opaque(""), None);
     }

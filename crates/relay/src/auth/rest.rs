@@ -55,9 +55,7 @@ impl Rest {
 
     /// The password of `name` under each secret.
     pub(super) fn passwords(&self, name: &[u8]) -> impl Iterator<Item = Zeroizing<String>> {
-        self.secrets
-            .iter()
-            .map(|secret| Zeroizing::new(rest_password(secret, name)))
+        self.secrets.iter().map(|secret| Zeroizing::new(rest_password(secret, name)))
     }
 
     /// Reads `timestamp:id`, `id:timestamp` or a bare timestamp, in that order of preference, so
@@ -79,10 +77,7 @@ fn timed<'a>(timestamp: &[u8], id: &'a [u8], name: &'a [u8]) -> Option<TimedName
     let expires_unix = decimal(timestamp)?;
     // Names without an id must not share one account, and with it one quota.
     let account = if id.is_empty() { name } else { id };
-    Some(TimedName {
-        expires_unix,
-        account,
-    })
+    Some(TimedName { expires_unix, account })
 }
 
 /// Digits only: what `str::parse` allows besides (a sign) is no timestamp.
@@ -104,37 +99,22 @@ mod tests {
     fn read(name: &str) -> Option<(u64, String)> {
         let rest = rest(b':');
         let timed = rest.read(name.as_bytes())?;
-        Some((
-            timed.expires_unix,
-            String::from_utf8_lossy(timed.account).into_owned(),
-        ))
+        Some((timed.expires_unix, String::from_utf8_lossy(timed.account).into_owned()))
     }
 
     #[test]
     fn the_password_is_the_draft_s() {
         // printf 1433895918:user | openssl dgst -sha1 -hmac secret -binary | base64
-        assert_eq!(
-            rest_password(b"secret", b"1433895918:user"),
-            EXPECTED_PASSWORD
-        );
+        assert_eq!(rest_password(b"secret", b"1433895918:user"), EXPECTED_PASSWORD);
     }
 
     const EXPECTED_PASSWORD: &str = "duY86vsmGEXM+Ma7pGS//SXJIv0=";
 
     #[test]
     fn every_form_of_name_is_read() {
-        assert_eq!(
-            read("1700000000:alice"),
-            Some((1_700_000_000, "alice".into()))
-        );
-        assert_eq!(
-            read("alice:1700000000"),
-            Some((1_700_000_000, "alice".into()))
-        );
-        assert_eq!(
-            read("1700000000"),
-            Some((1_700_000_000, "1700000000".into()))
-        );
+        assert_eq!(read("1700000000:alice"), Some((1_700_000_000, "alice".into())));
+        assert_eq!(read("alice:1700000000"), Some((1_700_000_000, "alice".into())));
+        assert_eq!(read("1700000000"), Some((1_700_000_000, "1700000000".into())));
     }
 
     #[test]
@@ -152,17 +132,7 @@ mod tests {
 
     #[test]
     fn other_names_are_not_time_limited() {
-        for name in [
-            "",
-            ":",
-            "alice",
-            "alice:bob",
-            "+17:a",
-            "-17",
-            "17a",
-            "17 :a",
-            " 17",
-        ] {
+        for name in ["", ":", "alice", "alice:bob", "+17:a", "-17", "17a", "17 :a", " 17"] {
             assert_eq!(read(name), None, "{name:?}");
         }
         assert_eq!(read("99999999999999999999999:a"), None, "more than 64 bits");
@@ -170,9 +140,7 @@ mod tests {
 
     #[test]
     fn the_separator_is_configurable() {
-        let timed = rest(b'|')
-            .read(b"17|a:b")
-            .map(|timed| timed.account.to_vec());
+        let timed = rest(b'|').read(b"17|a:b").map(|timed| timed.account.to_vec());
         assert_eq!(timed.as_deref(), Some(&b"a:b"[..]));
         assert_eq!(rest(b'|').read(b"17:a"), None);
     }

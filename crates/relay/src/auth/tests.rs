@@ -22,10 +22,7 @@ fn client() -> SocketAddr {
 }
 
 fn user(name: &str, credential: UserCredential) -> StaticUser {
-    StaticUser {
-        name: name.into(),
-        credential,
-    }
+    StaticUser { name: name.into(), credential }
 }
 
 fn password(password: &str) -> UserCredential {
@@ -33,24 +30,16 @@ fn password(password: &str) -> UserCredential {
 }
 
 fn md5_key(name: &str, password: &str) -> [u8; 16] {
-    key(PasswordAlgorithm::Md5, name, password)
-        .try_into()
-        .unwrap()
+    key(PasswordAlgorithm::Md5, name, password).try_into().unwrap()
 }
 
 fn sha256_key(name: &str, password: &str) -> [u8; 32] {
-    key(PasswordAlgorithm::Sha256, name, password)
-        .try_into()
-        .unwrap()
+    key(PasswordAlgorithm::Sha256, name, password).try_into().unwrap()
 }
 
 fn key(algorithm: PasswordAlgorithm, name: &str, password: &str) -> Vec<u8> {
-    let key = LongTermKey::derive(
-        algorithm,
-        name.as_bytes(),
-        REALM.as_bytes(),
-        password.as_bytes(),
-    );
+    let key =
+        LongTermKey::derive(algorithm, name.as_bytes(), REALM.as_bytes(), password.as_bytes());
     key.as_bytes().to_vec()
 }
 
@@ -58,10 +47,7 @@ fn config(users: Vec<StaticUser>, secrets: &[&str]) -> AuthConfig {
     AuthConfig {
         realm: REALM.into(),
         users,
-        rest_secrets: secrets
-            .iter()
-            .map(|secret| secret.as_bytes().to_vec())
-            .collect(),
+        rest_secrets: secrets.iter().map(|secret| secret.as_bytes().to_vec()).collect(),
         rest_separator: b':',
         nonce_secret: b"a secret of the whole fleet".to_vec(),
         nonce_lifetime_s: NONCE_LIFETIME,
@@ -95,9 +81,7 @@ fn challenge_at(auth: &Auth, client: SocketAddr, unix_s: u64) -> Challenge {
     Challenge {
         realm: msg.raw(AttributeType::REALM).unwrap().to_vec(),
         nonce: msg.raw(AttributeType::NONCE).unwrap().to_vec(),
-        algorithms: msg
-            .raw(AttributeType::PASSWORD_ALGORITHMS)
-            .map(<[u8]>::to_vec),
+        algorithms: msg.raw(AttributeType::PASSWORD_ALGORITHMS).map(<[u8]>::to_vec),
     }
 }
 
@@ -188,8 +172,7 @@ impl Request {
         add::<0x8002>(&mut b, &self.algorithms);
         add::<0x001D>(&mut b, &self.algorithm);
         for algorithm in &self.integrity {
-            b.integrity(&IntegrityKey::new(*algorithm, &self.key))
-                .unwrap();
+            b.integrity(&IntegrityKey::new(*algorithm, &self.key)).unwrap();
         }
         let len = b.finish();
         out.truncate(len);
@@ -255,23 +238,11 @@ fn a_signed_request_must_be_complete() {
     let good = Request::old(&challenge(&auth), "alice", "sesame");
     assert!(good.check(&auth).is_ok());
     for algorithm in [Sha1, Sha256] {
-        let good = Request {
-            integrity: vec![algorithm],
-            ..good.clone()
-        };
+        let good = Request { integrity: vec![algorithm], ..good.clone() };
         for bad in [
-            Request {
-                name: None,
-                ..good.clone()
-            },
-            Request {
-                realm: None,
-                ..good.clone()
-            },
-            Request {
-                nonce: None,
-                ..good.clone()
-            },
+            Request { name: None, ..good.clone() },
+            Request { realm: None, ..good.clone() },
+            Request { nonce: None, ..good.clone() },
         ] {
             assert_eq!(bad.refusal(&auth), Refusal::BadRequest);
         }
@@ -283,23 +254,10 @@ fn malformed_credentials_are_a_bad_request() {
     let auth = alice();
     let good = Request::old(&challenge(&auth), "alice", "sesame");
     for bad in [
-        Request {
-            name: Some(vec![b'a'; 764]),
-            ..good.clone()
-        },
-        Request {
-            name: None,
-            hash: Some(vec![0; 31]),
-            ..good.clone()
-        },
-        Request {
-            nonce: Some(vec![b'a'; 764]),
-            ..good.clone()
-        },
-        Request {
-            realm: Some(vec![b'a'; 764]),
-            ..good.clone()
-        },
+        Request { name: Some(vec![b'a'; 764]), ..good.clone() },
+        Request { name: None, hash: Some(vec![0; 31]), ..good.clone() },
+        Request { nonce: Some(vec![b'a'; 764]), ..good.clone() },
+        Request { realm: Some(vec![b'a'; 764]), ..good.clone() },
     ] {
         assert_eq!(bad.refusal(&auth), Refusal::BadRequest);
     }
@@ -331,16 +289,10 @@ fn a_wrong_password_is_told_from_an_unknown_user() {
     let challenge = challenge(&auth);
     let sha256 = PasswordAlgorithm::Sha256;
     let cause = |request: Request| request.failure(&auth);
-    assert_eq!(
-        cause(Request::old(&challenge, "bob", "sesame")),
-        AuthFailure::UnknownUser
-    );
+    assert_eq!(cause(Request::old(&challenge, "bob", "sesame")), AuthFailure::UnknownUser);
     let hashed = Request::new(&challenge, sha256, "bob", "sesame").hashed();
     assert_eq!(cause(hashed), AuthFailure::UnknownUser);
-    assert_eq!(
-        cause(Request::old(&challenge, "alice", "simsim")),
-        AuthFailure::WrongKey
-    );
+    assert_eq!(cause(Request::old(&challenge, "alice", "simsim")), AuthFailure::WrongKey);
     let hashed = Request::new(&challenge, sha256, "alice", "simsim").hashed();
     assert_eq!(cause(hashed), AuthFailure::WrongKey);
 }
@@ -349,10 +301,7 @@ fn a_wrong_password_is_told_from_an_unknown_user() {
 fn no_password_helps_a_user_who_is_not_there() {
     // The key that unknown users are measured against, so that they cost the same time.
     let auth = alice();
-    let request = Request {
-        key: vec![0; 32],
-        ..Request::old(&challenge(&auth), "bob", "")
-    };
+    let request = Request { key: vec![0; 32], ..Request::old(&challenge(&auth), "bob", "") };
     assert_eq!(request.failure(&auth), AuthFailure::UnknownUser);
 }
 
@@ -360,19 +309,10 @@ fn no_password_helps_a_user_who_is_not_there() {
 fn another_realm_is_refused() {
     let auth = alice();
     let good = Request::old(&challenge(&auth), "alice", "sesame");
-    let bad = Request {
-        realm: Some(b"example.net".to_vec()),
-        ..good.clone()
-    };
+    let bad = Request { realm: Some(b"example.net".to_vec()), ..good.clone() };
     assert_eq!(bad.failure(&auth), AuthFailure::UnknownUser);
-    let padded = Request {
-        realm: Some(b"example.org\0\0".to_vec()),
-        ..good
-    };
-    assert!(
-        padded.check(&auth).is_ok(),
-        "trailing nulls are not part of it"
-    );
+    let padded = Request { realm: Some(b"example.org\0\0".to_vec()), ..good };
+    assert!(padded.check(&auth).is_ok(), "trailing nulls are not part of it");
 }
 
 #[test]
@@ -384,17 +324,12 @@ fn the_sha256_attribute_counts_when_both_are_there() {
     //# using the password associated with the username.
     let auth = alice();
     let good = Request::old(&challenge(&auth), "alice", "sesame");
-    let both = Request {
-        integrity: vec![Sha1, Sha256],
-        ..good
-    };
+    let both = Request { integrity: vec![Sha1, Sha256], ..good };
     assert!(both.check(&auth).is_ok());
     let mut bytes = both.bytes();
     *bytes.last_mut().unwrap() ^= 1;
     let msg = Message::parse(&bytes).unwrap();
-    let refusal = auth
-        .check(&msg, client(), NOW, None, false)
-        .expect_err("a spoilt SHA-256");
+    let refusal = auth.check(&msg, client(), NOW, None, false).expect_err("a spoilt SHA-256");
     assert_eq!(refusal, Refusal::Challenge(Some(AuthFailure::WrongKey)));
 }
 
@@ -405,12 +340,7 @@ fn a_truncated_sha256_attribute_is_refused() {
     //# The value must be the full 32 bytes unless the STUN Usage
     //# explicitly specifies that truncation is allowed.
     let auth = alice();
-    let good = Request::new(
-        &challenge(&auth),
-        PasswordAlgorithm::Sha256,
-        "alice",
-        "sesame",
-    );
+    let good = Request::new(&challenge(&auth), PasswordAlgorithm::Sha256, "alice", "sesame");
     let whole = good.bytes();
     let unsigned = &whole[..whole.len() - 4 - 32];
     // A correct HMAC each time: it covers the length field that tells how much of it is sent.
@@ -449,16 +379,10 @@ fn the_response_is_signed_as_the_password_algorithm_says() {
     let sha256 = Request::new(&challenge, PasswordAlgorithm::Sha256, "alice", "sesame");
     for (request, response) in [(old, Sha1), (md5, Sha256), (sha256, Sha256)] {
         for integrity in [Sha1, Sha256] {
-            let request = Request {
-                integrity: vec![integrity],
-                ..request.clone()
-            };
+            let request = Request { integrity: vec![integrity], ..request.clone() };
             let identity = request.check(&auth).unwrap();
             assert_eq!(identity.key().algorithm(), response, "{integrity:?}");
-            assert!(signs_like(
-                identity.key(),
-                &IntegrityKey::new(response, &request.key)
-            ));
+            assert!(signs_like(identity.key(), &IntegrityKey::new(response, &request.key)));
         }
     }
 }
@@ -483,18 +407,10 @@ fn a_stale_nonce_is_told_before_anything_about_the_user() {
     for (name, password) in [("alice", "sesame"), ("alice", "wrong"), ("bob", "")] {
         let old = challenge_at(&auth, client(), NOW - lifetime - 1);
         let request = Request::old(&old, name, password);
-        assert_eq!(
-            request.refusal(&auth),
-            Refusal::StaleNonce,
-            "{name} {password}"
-        );
+        assert_eq!(request.refusal(&auth), Refusal::StaleNonce, "{name} {password}");
     }
     let last_moment = challenge_at(&auth, client(), NOW - lifetime);
-    assert!(
-        Request::old(&last_moment, "alice", "sesame")
-            .check(&auth)
-            .is_ok()
-    );
+    assert!(Request::old(&last_moment, "alice", "sesame").check(&auth).is_ok());
 }
 
 #[test]
@@ -526,13 +442,8 @@ fn a_known_client_is_recognised_without_a_look_up() {
         let known = request.check(&auth).unwrap();
         let again = request.check_at(&forgetful, NOW, Some(&known), false);
         assert!(matches!(again, Ok(None)), "{again:?}");
-        let forged = Request {
-            key: vec![1; 16],
-            ..request
-        };
-        let refusal = forged
-            .check_at(&auth, NOW, Some(&known), false)
-            .expect_err("forged");
+        let forged = Request { key: vec![1; 16], ..request };
+        let refusal = forged.check_at(&auth, NOW, Some(&known), false).expect_err("forged");
         assert_eq!(refusal, Refusal::Challenge(Some(AuthFailure::WrongKey)));
     }
 }
@@ -544,43 +455,24 @@ fn auth_of_bob_sharing_nonces() -> Auth {
 #[test]
 fn a_known_client_may_hide_its_name() {
     let auth = alice();
-    let request = Request::new(
-        &challenge(&auth),
-        PasswordAlgorithm::Sha256,
-        "alice",
-        "sesame",
-    );
+    let request = Request::new(&challenge(&auth), PasswordAlgorithm::Sha256, "alice", "sesame");
     let known = request.check(&auth).unwrap();
-    assert!(matches!(
-        request.hashed().check_at(&auth, NOW, Some(&known), false),
-        Ok(None)
-    ));
+    assert!(matches!(request.hashed().check_at(&auth, NOW, Some(&known), false), Ok(None)));
 }
 
 #[test]
 fn another_user_or_algorithm_than_known_is_looked_up() {
-    let users = vec![
-        user("alice", password("sesame")),
-        user("bob", password("simsim")),
-    ];
+    let users = vec![user("alice", password("sesame")), user("bob", password("simsim"))];
     let auth = auth(users, &[]);
     let challenge = challenge(&auth);
-    let known = Request::old(&challenge, "alice", "sesame")
-        .check(&auth)
-        .unwrap();
+    let known = Request::old(&challenge, "alice", "sesame").check(&auth).unwrap();
 
     let bob = Request::old(&challenge, "bob", "simsim");
-    let bob = bob
-        .check_at(&auth, NOW, Some(&known), false)
-        .unwrap()
-        .unwrap();
+    let bob = bob.check_at(&auth, NOW, Some(&known), false).unwrap().unwrap();
     assert!(!bob.same_user(&known));
 
     let sha256 = Request::new(&challenge, PasswordAlgorithm::Sha256, "alice", "sesame");
-    let other = sha256
-        .check_at(&auth, NOW, Some(&known), false)
-        .unwrap()
-        .unwrap();
+    let other = sha256.check_at(&auth, NOW, Some(&known), false).unwrap().unwrap();
     assert!(other.same_user(&known));
     assert_eq!(other.key().algorithm(), Sha256);
 }

@@ -28,10 +28,7 @@ pub(super) struct Keys {
 impl Users {
     /// `realm` has been through OpaqueString.
     pub(super) fn new(users: Vec<StaticUser>, realm: &[u8]) -> Result<Self, AuthConfigError> {
-        let mut this = Self {
-            by_name: BTreeMap::new(),
-            by_hash: BTreeMap::new(),
-        };
+        let mut this = Self { by_name: BTreeMap::new(), by_hash: BTreeMap::new() };
         for user in users {
             let StaticUser { name, credential } = user;
             let prepared = opaque_string(name.as_bytes())
@@ -43,8 +40,7 @@ impl Users {
             let Some(keys) = Keys::derive(credential, &prepared, realm) else {
                 return Err(AuthConfigError::BadPassword { user: name });
             };
-            this.by_hash
-                .insert(user_hash(&prepared, realm), Arc::clone(&prepared));
+            this.by_hash.insert(user_hash(&prepared, realm), Arc::clone(&prepared));
             if this.by_name.insert(prepared, keys).is_some() {
                 return Err(AuthConfigError::DuplicateUser { name });
             }
@@ -62,9 +58,7 @@ impl Users {
 
     /// Whether every user can be served with `algorithm`.
     pub(super) fn all_serve(&self, algorithm: PasswordAlgorithm) -> bool {
-        self.by_name
-            .values()
-            .all(|keys| keys.get(algorithm).is_some())
+        self.by_name.values().all(|keys| keys.get(algorithm).is_some())
     }
 
     /// The user of a name that has been through OpaqueString.
@@ -92,14 +86,12 @@ impl Keys {
                     sha256: as_array(&derive(PasswordAlgorithm::Sha256)),
                 })
             }
-            UserCredential::Md5Key(key) => Some(Self {
-                md5: Some(Zeroizing::new(key)),
-                sha256: None,
-            }),
-            UserCredential::Sha256Key(key) => Some(Self {
-                md5: None,
-                sha256: Some(Zeroizing::new(key)),
-            }),
+            UserCredential::Md5Key(key) => {
+                Some(Self { md5: Some(Zeroizing::new(key)), sha256: None })
+            }
+            UserCredential::Sha256Key(key) => {
+                Some(Self { md5: None, sha256: Some(Zeroizing::new(key)) })
+            }
         }
     }
 

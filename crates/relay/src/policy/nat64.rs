@@ -63,9 +63,7 @@ impl Contents {
             Self::One(v4) => permitted(v4),
             Self::OneOf(ip) => {
                 let lengths = PREFIX_LENGTHS.iter().filter(|&&length| length >= 48);
-                lengths
-                    .filter_map(|&length| embedded(ip, length))
-                    .all(permitted)
+                lengths.filter_map(|&length| embedded(ip, length)).all(permitted)
             }
             Self::Unknown => false,
         }
@@ -104,18 +102,10 @@ mod tests {
             (96, "2001:db8:122:344::192.0.2.33"),
         ] {
             let ip: Ipv6Addr = ip.parse().unwrap();
-            assert_eq!(
-                embedded(ip, length),
-                Some(Ipv4Addr::new(192, 0, 2, 33)),
-                "/{length}"
-            );
+            assert_eq!(embedded(ip, length), Some(Ipv4Addr::new(192, 0, 2, 33)), "/{length}");
             let prefix = Ipv6Net::new(ip, length).unwrap().trunc();
             let found = Nat64::new(vec![prefix]).contents(ip);
-            assert_eq!(
-                found,
-                Contents::One(Ipv4Addr::new(192, 0, 2, 33)),
-                "/{length}"
-            );
+            assert_eq!(found, Contents::One(Ipv4Addr::new(192, 0, 2, 33)), "/{length}");
         }
         for length in 0..=128 {
             assert_eq!(
@@ -131,18 +121,9 @@ mod tests {
         let prefixes = ["64:ff9b:1::/48", "64:ff9b:1:1::/96"].map(|net| net.parse().unwrap());
         let nat64 = Nat64::new(prefixes.to_vec());
         let contents = |ip: &str| nat64.contents(ip.parse().unwrap());
-        assert_eq!(
-            contents("64:ff9b:1:1::8.8.4.4"),
-            Contents::One(Ipv4Addr::new(8, 8, 4, 4))
-        );
-        assert_eq!(
-            contents("64:ff9b:1:808:4:400::"),
-            Contents::One(Ipv4Addr::new(8, 8, 4, 4))
-        );
-        assert_eq!(
-            contents("64:ff9b::10.0.0.1"),
-            Contents::One(Ipv4Addr::new(10, 0, 0, 1))
-        );
+        assert_eq!(contents("64:ff9b:1:1::8.8.4.4"), Contents::One(Ipv4Addr::new(8, 8, 4, 4)));
+        assert_eq!(contents("64:ff9b:1:808:4:400::"), Contents::One(Ipv4Addr::new(8, 8, 4, 4)));
+        assert_eq!(contents("64:ff9b::10.0.0.1"), Contents::One(Ipv4Addr::new(10, 0, 0, 1)));
         assert_eq!(contents("2600::1"), Contents::Nothing);
     }
 }

@@ -34,9 +34,7 @@ impl RangeTable {
         while !around.is_empty() {
             segments.leave(&mut around);
         }
-        Self {
-            segments: segments.0,
-        }
+        Self { segments: segments.0 }
     }
 
     /// What the narrowest range around `ip` says; `None` if there is none. `ip` is of the
@@ -115,9 +113,7 @@ mod tests {
     #[test]
     fn the_whole_of_ipv6_is_a_range() {
         let all: IpNet = "::/0".parse().unwrap();
-        let last: IpNet = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128"
-            .parse()
-            .unwrap();
+        let last: IpNet = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128".parse().unwrap();
         let table = RangeTable::new([(last, false), (all, true)].into_iter());
         assert_eq!(table.lookup("::".parse().unwrap()), Some(true));
         assert_eq!(table.lookup("ffff::".parse().unwrap()), Some(true));

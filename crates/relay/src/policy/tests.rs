@@ -19,10 +19,7 @@ fn no_relays() -> LivePorts {
 }
 
 fn allowing(allow: &[&str]) -> PolicyConfig {
-    PolicyConfig {
-        allow: nets(allow),
-        ..PolicyConfig::default()
-    }
+    PolicyConfig { allow: nets(allow), ..PolicyConfig::default() }
 }
 
 /// Asserts that `ip` is refused by permission (CreatePermission) and by address (ChannelBind, Send
@@ -34,10 +31,7 @@ fn assert_denied(policy: &Policy, text: &str) {
     if let IpAddr::V4(v4) = ip(text) {
         let mapped = IpAddr::V6(v4.to_ipv6_mapped());
         assert_eq!(policy.check_ip(mapped), Verdict::Denied, "{mapped}");
-        assert!(
-            !policy.check(peer_of(&mapped.to_string(), 50_000), &no_relays()),
-            "{mapped}"
-        );
+        assert!(!policy.check(peer_of(&mapped.to_string(), 50_000), &no_relays()), "{mapped}");
     }
 }
 
@@ -154,11 +148,7 @@ fn every_special_purpose_range_can_be_allowed() {
         }
         for text in [first, last] {
             let own = ip(text).is_loopback() || ip(text).is_unspecified();
-            let expected = if own {
-                Verdict::OwnPorts
-            } else {
-                Verdict::Open
-            };
+            let expected = if own { Verdict::OwnPorts } else { Verdict::Open };
             assert_eq!(policy.check_ip(ip(text)), expected, "{text}");
             assert!(policy.check(peer_of(text, 50_000), &no_relays()), "{text}");
         }
@@ -171,14 +161,7 @@ fn every_special_purpose_range_can_be_allowed() {
 //# or 6to4 addresses in these requests.
 #[test]
 fn tunnels_are_refused_although_allowed() {
-    let allow = [
-        "::/0",
-        "2001::/32",
-        "2002::/16",
-        "2002:0808:0808::/48",
-        "::/96",
-        "::8.8.8.8/128",
-    ];
+    let allow = ["::/0", "2001::/32", "2002::/16", "2002:0808:0808::/48", "::/96", "::8.8.8.8/128"];
     let policy = Policy::new(allowing(&allow));
     for text in [
         "2001::1",
@@ -196,13 +179,7 @@ fn tunnels_are_refused_although_allowed() {
 
 #[test]
 fn ipv4_within_ipv6_must_pass_as_well() {
-    let nat64 = [
-        "2600:1::/32",
-        "2600:2:0::/40",
-        "2600:3::/48",
-        "2600:4::/56",
-        "2600:5::/64",
-    ];
+    let nat64 = ["2600:1::/32", "2600:2:0::/40", "2600:3::/48", "2600:4::/56", "2600:5::/64"];
     let nat64 = nat64.iter().chain(&["2600:6::/96", "2600:7:0::/44"]);
     let policy = Policy::new(PolicyConfig {
         nat64: nat64.map(|net| net.parse().unwrap()).collect(),
@@ -227,11 +204,7 @@ fn ipv4_within_ipv6_must_pass_as_well() {
     ] {
         assert_denied(&policy, refused);
     }
-    for permitted in [
-        "64:ff9b::8.8.8.8",
-        "2600:1:808:808::",
-        "2600:5::8:808:800:0",
-    ] {
+    for permitted in ["64:ff9b::8.8.8.8", "2600:1:808:808::", "2600:5::8:808:800:0"] {
         assert_open(&policy, permitted);
     }
     assert_open(&policy, "2600:6::8.8.8.8");
@@ -244,11 +217,8 @@ fn ipv4_within_ipv6_must_pass_as_well() {
 
 #[test]
 fn the_local_use_nat64_range_is_opened_by_allow_and_prefix() {
-    let refused = [
-        "64:ff9b:1::169.254.169.254",
-        "64:ff9b:1:a9fe:a9:fe00::",
-        "64:ff9b:1:7f00:0:1::",
-    ];
+    let refused =
+        ["64:ff9b:1::169.254.169.254", "64:ff9b:1:a9fe:a9:fe00::", "64:ff9b:1:7f00:0:1::"];
     let policy = Policy::new(allowing(&["64:ff9b:1::/48"]));
     for text in refused {
         assert_denied(&policy, text);
@@ -299,21 +269,11 @@ fn port_zero_is_no_peer() {
 
 /// A machine with two addresses, one behind 1:1 NAT, a database on loopback and its metrics.
 fn cloud_machine() -> PolicyConfig {
-    let listeners = [
-        "10.0.0.5:3478",
-        "127.0.0.1:9641",
-        "[::]:3479",
-        "0.0.0.0:443",
-    ];
+    let listeners = ["10.0.0.5:3478", "127.0.0.1:9641", "[::]:3479", "0.0.0.0:443"];
     PolicyConfig {
         listeners: listeners.map(|listener| listener.parse().unwrap()).to_vec(),
-        own: ["10.0.0.5", "192.168.7.7", "2600::5", "1.2.3.4"]
-            .map(ip)
-            .to_vec(),
-        relays: vec![
-            (ip("10.0.0.5"), ip("5.6.7.8")),
-            (ip("2600::5"), ip("2600::5")),
-        ],
+        own: ["10.0.0.5", "192.168.7.7", "2600::5", "1.2.3.4"].map(ip).to_vec(),
+        relays: vec![(ip("10.0.0.5"), ip("5.6.7.8")), (ip("2600::5"), ip("2600::5"))],
         ..PolicyConfig::default()
     }
 }
@@ -321,60 +281,27 @@ fn cloud_machine() -> PolicyConfig {
 #[test]
 fn own_addresses_are_judged_port_by_port() {
     let policy = Policy::new(cloud_machine());
-    assert_eq!(
-        policy.check_ip(ip("10.0.0.5")),
-        Verdict::OwnPorts,
-        "a relay address"
-    );
-    assert_eq!(
-        policy.check_ip(ip("2600::5")),
-        Verdict::OwnPorts,
-        "a public relay address"
-    );
+    assert_eq!(policy.check_ip(ip("10.0.0.5")), Verdict::OwnPorts, "a relay address");
+    assert_eq!(policy.check_ip(ip("2600::5")), Verdict::OwnPorts, "a public relay address");
     assert_eq!(policy.check_ip(ip("1.2.3.4")), Verdict::OwnPorts, "public");
-    assert_eq!(
-        policy.check_ip(ip("192.168.7.7")),
-        Verdict::Denied,
-        "private and not for relays"
-    );
+    assert_eq!(policy.check_ip(ip("192.168.7.7")), Verdict::Denied, "private and not for relays");
     assert_eq!(policy.check_ip(ip("127.0.0.1")), Verdict::Denied);
 
     let live = LivePorts::new(&[ip("10.0.0.5"), ip("2600::5")]);
     live.set("10.0.0.5:50000".parse().unwrap(), true);
-    assert!(
-        policy.check(peer("10.0.0.5:50000"), &live),
-        "another client's relayed address"
-    );
+    assert!(policy.check(peer("10.0.0.5:50000"), &live), "another client's relayed address");
     assert!(policy.check(peer("[::ffff:10.0.0.5]:50000"), &live));
-    assert!(
-        !policy.check(peer("10.0.0.5:50001"), &live),
-        "nobody's port on a private address"
-    );
+    assert!(!policy.check(peer("10.0.0.5:50001"), &live), "nobody's port on a private address");
     assert!(!policy.check(peer("10.0.0.5:22"), &live));
-    assert!(
-        policy.check(peer("[2600::5]:50001"), &live),
-        "a public address of ours"
-    );
+    assert!(policy.check(peer("[2600::5]:50001"), &live), "a public address of ours");
     live.set("10.0.0.5:50000".parse().unwrap(), false);
-    assert!(
-        !policy.check(peer("10.0.0.5:50000"), &live),
-        "the allocation has ended"
-    );
+    assert!(!policy.check(peer("10.0.0.5:50000"), &live), "the allocation has ended");
 }
 
 #[test]
 fn our_listeners_are_never_peers() {
-    let allow = nets(&[
-        "0.0.0.0/0",
-        "::/0",
-        "10.0.0.5/32",
-        "127.0.0.1/32",
-        "::1/128",
-    ]);
-    let policy = Policy::new(PolicyConfig {
-        allow,
-        ..cloud_machine()
-    });
+    let allow = nets(&["0.0.0.0/0", "::/0", "10.0.0.5/32", "127.0.0.1/32", "::1/128"]);
+    let policy = Policy::new(PolicyConfig { allow, ..cloud_machine() });
     let live = LivePorts::new(&[ip("10.0.0.5"), ip("2600::5")]);
     live.set("10.0.0.5:3478".parse().unwrap(), true);
     live.set("[2600::5]:3479".parse().unwrap(), true);
@@ -388,33 +315,15 @@ fn our_listeners_are_never_peers() {
     ] {
         assert!(!policy.check(peer(listener), &live), "{listener}");
     }
-    let everywhere = [
-        "10.0.0.5",
-        "5.6.7.8",
-        "192.168.7.7",
-        "1.2.3.4",
-        "127.0.0.1",
-        "127.9.8.7",
-    ];
-    for own in everywhere
-        .iter()
-        .chain(&["0.0.0.0", "::", "::1", "2600::5"])
-    {
+    let everywhere = ["10.0.0.5", "5.6.7.8", "192.168.7.7", "1.2.3.4", "127.0.0.1", "127.9.8.7"];
+    for own in everywhere.iter().chain(&["0.0.0.0", "::", "::1", "2600::5"]) {
         for port in [443, 3479] {
             assert!(!policy.check(peer_of(own, port), &live), "{own} {port}");
-            assert!(
-                policy.check(peer_of(own, port + 10), &live),
-                "{own} {port} + 10"
-            );
+            assert!(policy.check(peer_of(own, port + 10), &live), "{own} {port} + 10");
         }
     }
     // The same ports of others are nothing of ours.
-    for other in [
-        "8.8.8.8:3478",
-        "8.8.8.8:443",
-        "192.168.7.7:3478",
-        "10.0.0.6:3478",
-    ] {
+    for other in ["8.8.8.8:3478", "8.8.8.8:443", "192.168.7.7:3478", "10.0.0.6:3478"] {
         assert!(policy.check(peer(other), &live), "{other}");
     }
     // Nor is there a way around by a translator.
@@ -462,13 +371,8 @@ fn relays_on_loopback_reach_each_other_without_allowing_loopback() {
 #[test]
 fn the_same_external_address_twice_goes_to_the_first_local_one() {
     let relays = [("10.0.0.5", "5.6.7.8"), ("10.0.0.4", "5.6.7.8")];
-    let relays = relays
-        .map(|(local, external)| (ip(local), ip(external)))
-        .to_vec();
-    let policy = Policy::new(PolicyConfig {
-        relays,
-        ..PolicyConfig::default()
-    });
+    let relays = relays.map(|(local, external)| (ip(local), ip(external))).to_vec();
+    let policy = Policy::new(PolicyConfig { relays, ..PolicyConfig::default() });
     assert_eq!(policy.to_local(peer("5.6.7.8:1")), peer("10.0.0.5:1"));
     assert_eq!(policy.to_external(peer("10.0.0.4:1")), peer("5.6.7.8:1"));
 }
@@ -483,9 +387,7 @@ fn naive(config: &PolicyConfig, ip: IpAddr) -> bool {
         return false;
     }
     if within("64:ff9b::/96") {
-        let IpAddr::V6(v6) = ip else {
-            unreachable!("in an IPv6 range")
-        };
+        let IpAddr::V6(v6) = ip else { unreachable!("in an IPv6 range") };
         let [.., a, b, c, d] = v6.octets();
         let inside = IpAddr::from([a, b, c, d]);
         let own = inside.is_loopback() || inside.is_unspecified();
@@ -494,10 +396,7 @@ fn naive(config: &PolicyConfig, ip: IpAddr) -> bool {
         }
     }
     let longest = |nets: &[IpNet]| {
-        nets.iter()
-            .filter(|net| net.contains(&ip))
-            .map(|net| net.prefix_len())
-            .max()
+        nets.iter().filter(|net| net.contains(&ip)).map(|net| net.prefix_len()).max()
     };
     match (longest(&config.allow), longest(&config.deny)) {
         (None, None) => !REFUSED.iter().any(|&(first, last)| {

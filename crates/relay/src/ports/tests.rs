@@ -58,15 +58,7 @@ fn every_range_is_used_to_its_last_port() {
 //# an even port number.
 #[test]
 fn even_claims_find_every_even_port_and_no_other() {
-    for (first, last) in [
-        (1, 10),
-        (2, 10),
-        (1, 9),
-        (2, 9),
-        (7, 7),
-        (8, 8),
-        (65_533, 65_535),
-    ] {
+    for (first, last) in [(1, 10), (2, 10), (1, 9), (2, 9), (7, 7), (8, 8), (65_533, 65_535)] {
         let mut pool = PortPool::new(&[HERE], first..=last);
         let mut random = words(7);
         let mut seen = BTreeSet::new();
@@ -122,33 +114,19 @@ fn ten_ports_serve_pairs_and_singles_to_the_last() {
     let mut claim = |pool: &mut PortPool| pool.claim(Family::V4, HERE, Parity::Any, &mut random);
     let mut random_pair = words(4);
     for _ in 0..4 {
-        assert!(
-            pool.claim_pair(Family::V4, HERE, &mut random_pair)
-                .is_some()
-        );
+        assert!(pool.claim_pair(Family::V4, HERE, &mut random_pair).is_some());
     }
     assert_eq!(pool.claim_pair(Family::V4, HERE, &mut random_pair), None);
-    let rest: BTreeSet<_> = (0..2)
-        .map(|_| claim(&mut pool).expect("two are left"))
-        .collect();
+    let rest: BTreeSet<_> = (0..2).map(|_| claim(&mut pool).expect("two are left")).collect();
     assert_eq!(rest, BTreeSet::from([at(HERE, 50_001), at(HERE, 50_010)]));
     assert_eq!(claim(&mut pool), None);
-    assert_eq!(
-        pool.counts(),
-        Counts {
-            claimed: 10,
-            ..Counts::default()
-        }
-    );
+    assert_eq!(pool.counts(), Counts { claimed: 10, ..Counts::default() });
 }
 
 #[test]
 fn the_address_the_client_uses_is_preferred_and_the_others_are_used_when_it_is_full() {
     let mut pool = PortPool::new(&[HERE, ALSO_HERE, HERE_V6, HERE], 100..=101);
-    assert_eq!(
-        (pool.capacity(Family::V4), pool.capacity(Family::V6)),
-        (4, 2)
-    );
+    assert_eq!((pool.capacity(Family::V4), pool.capacity(Family::V6)), (4, 2));
     let mut random = words(5);
     let mut claim = |near| pool.claim(Family::V4, near, Parity::Any, &mut random);
     assert_eq!(claim(ALSO_HERE).map(|port| port.ip()), Some(ALSO_HERE));
@@ -167,9 +145,7 @@ fn without_a_near_address_all_are_used_alike() {
     let mut on_first = 0;
     for _ in 0..2_000 {
         let mut pool = PortPool::new(&[HERE, ALSO_HERE], 100..=109);
-        let port = pool
-            .claim(Family::V4, ELSEWHERE, Parity::Any, &mut random)
-            .expect("free");
+        let port = pool.claim(Family::V4, ELSEWHERE, Parity::Any, &mut random).expect("free");
         on_first += usize::from(port.ip() == HERE);
     }
     assert!((800..1_200).contains(&on_first), "{on_first} of 2000");
@@ -181,17 +157,12 @@ fn claims_are_uniform_over_the_free_ports() {
     let mut random = words(8);
     let mut hits = BTreeMap::new();
     for _ in 0..20_000 {
-        let port = pool
-            .claim(Family::V4, HERE, Parity::Any, &mut random)
-            .expect("free");
+        let port = pool.claim(Family::V4, HERE, Parity::Any, &mut random).expect("free");
         *hits.entry(port.port()).or_insert(0_u32) += 1;
         pool.release(port);
     }
     assert_eq!(hits.len(), 10);
-    assert!(
-        hits.values().all(|hits| (1_800..2_200).contains(hits)),
-        "{hits:?}"
-    );
+    assert!(hits.values().all(|hits| (1_800..2_200).contains(hits)), "{hits:?}");
 }
 
 #[test]
@@ -201,18 +172,9 @@ fn random_numbers_have_no_modulo_bias_and_a_stuck_source_does_not_hang() {
     let mut random = words(9);
     let numbers: Vec<u32> = (0..30_000).map(|_| below(3 << 30, &mut random)).collect();
     let low = numbers.iter().filter(|&&number| number < 1 << 30).count();
-    assert!(
-        (9_500..10_500).contains(&low),
-        "{low} of 30000 in the lowest third"
-    );
-    let thirds = numbers
-        .iter()
-        .filter(|&&number| number.is_multiple_of(3))
-        .count();
-    assert!(
-        (9_500..10_500).contains(&thirds),
-        "{thirds} of 30000 are multiples of three"
-    );
+    assert!((9_500..10_500).contains(&low), "{low} of 30000 in the lowest third");
+    let thirds = numbers.iter().filter(|&&number| number.is_multiple_of(3)).count();
+    assert!((9_500..10_500).contains(&thirds), "{thirds} of 30000 are multiples of three");
     assert_eq!(below(10, &mut || 0), 0);
     assert_eq!(below(10, &mut || u32::MAX), 9);
     assert_eq!(below(1, &mut || 12_345), 0);
@@ -222,20 +184,10 @@ fn random_numbers_have_no_modulo_bias_and_a_stuck_source_does_not_hang() {
 fn a_reservation_is_for_its_owner_its_token_and_its_time() {
     let mut pool = PortPool::new(&[HERE], 100..=103);
     let mut random = words(10);
-    let even = pool
-        .claim_pair(Family::V4, HERE, &mut random)
-        .expect("free");
+    let even = pool.claim_pair(Family::V4, HERE, &mut random).expect("free");
     let odd = at(HERE, even.port() + 1);
     pool.reserve(odd, *b"12345678", owner("alice"), 30);
-    assert_eq!(
-        pool.counts(),
-        Counts {
-            free: 2,
-            claimed: 1,
-            reserved: 1,
-            set_aside: 0
-        }
-    );
+    assert_eq!(pool.counts(), Counts { free: 2, claimed: 1, reserved: 1, set_aside: 0 });
     assert_eq!(pool.next_deadline_ns(), Some(30));
 
     assert_eq!(pool.take(*b"12345679", b"alice", 0), None, "another token");
@@ -244,29 +196,12 @@ fn a_reservation_is_for_its_owner_its_token_and_its_time() {
     assert_eq!(pool.take(*b"12345678", b"alice", 30), None, "too late");
     assert_eq!(pool.take(*b"12345678", b"alice", 29), Some(odd));
     assert_eq!(pool.take(*b"12345678", b"alice", 29), None, "a second time");
-    assert_eq!(
-        pool.counts(),
-        Counts {
-            free: 2,
-            claimed: 2,
-            reserved: 0,
-            set_aside: 0
-        }
-    );
-    assert_eq!(
-        (pool.next_deadline_ns(), pool.expire(u64::MAX)),
-        (None, None)
-    );
+    assert_eq!(pool.counts(), Counts { free: 2, claimed: 2, reserved: 0, set_aside: 0 });
+    assert_eq!((pool.next_deadline_ns(), pool.expire(u64::MAX)), (None, None));
 
     pool.release(even);
     pool.release(odd);
-    assert_eq!(
-        pool.counts(),
-        Counts {
-            free: 4,
-            ..Counts::default()
-        }
-    );
+    assert_eq!(pool.counts(), Counts { free: 4, ..Counts::default() });
 }
 
 //= rfc8656#section-7.2
@@ -293,39 +228,18 @@ fn a_reservation_lives_until_its_deadline_and_then_comes_back_once() {
     assert_eq!(pool.take([2; 8], b"alice", 0), None, "released");
     assert_eq!(pool.expire(u64::MAX), Some(late));
     assert_eq!(pool.expire(u64::MAX), None);
-    assert_eq!(
-        pool.counts(),
-        Counts {
-            free: 6,
-            claimed: 2,
-            reserved: 0,
-            set_aside: 0
-        }
-    );
+    assert_eq!(pool.counts(), Counts { free: 6, claimed: 2, reserved: 0, set_aside: 0 });
 }
 
 #[test]
 fn ports_of_other_programs_are_left_alone_for_a_while() {
     let mut pool = PortPool::new(&[HERE], 100..=101);
     let mut random = words(12);
-    let taken = pool
-        .claim(Family::V4, HERE, Parity::Even, &mut random)
-        .expect("free");
+    let taken = pool.claim(Family::V4, HERE, Parity::Even, &mut random).expect("free");
     pool.set_aside(taken, 50);
-    assert_eq!(
-        pool.claim(Family::V4, HERE, Parity::Even, &mut random),
-        None
-    );
+    assert_eq!(pool.claim(Family::V4, HERE, Parity::Even, &mut random), None);
     assert_eq!(pool.claim_pair(Family::V4, HERE, &mut random), None);
-    assert_eq!(
-        pool.counts(),
-        Counts {
-            free: 1,
-            claimed: 0,
-            reserved: 0,
-            set_aside: 1
-        }
-    );
+    assert_eq!(pool.counts(), Counts { free: 1, claimed: 0, reserved: 0, set_aside: 1 });
     assert_eq!((pool.expire(49), pool.counts().set_aside), (None, 1));
     assert_eq!((pool.expire(50), pool.counts().free), (None, 2));
     assert_eq!(pool.claim_pair(Family::V4, HERE, &mut random), Some(taken));
@@ -342,19 +256,13 @@ fn releasing_what_is_not_claimed_changes_nothing() {
 
 #[test]
 fn a_range_that_holds_nothing_is_an_empty_pool() {
-    #[expect(
-        clippy::reversed_empty_ranges,
-        reason = "what a broken config would say"
-    )]
+    #[expect(clippy::reversed_empty_ranges, reason = "what a broken config would say")]
     let mut pool = PortPool::new(&[HERE], 10..=5);
     let mut random = words(13);
     assert_eq!(pool.claim(Family::V4, HERE, Parity::Any, &mut random), None);
     assert_eq!(pool.counts(), Counts::default());
     let mut nowhere = PortPool::new(&[], 1..=5);
-    assert_eq!(
-        nowhere.claim(Family::V4, HERE, Parity::Any, &mut random),
-        None
-    );
+    assert_eq!(nowhere.claim(Family::V4, HERE, Parity::Any, &mut random), None);
 }
 
 #[test]
@@ -380,11 +288,7 @@ fn memory_stays_where_it_was() {
     }
     assert_eq!(capacity(&pool), before);
     assert_eq!(pool.next_deadline_ns(), None);
-    assert!(
-        pool.reservations.capacity() < 64,
-        "{}",
-        pool.reservations.capacity()
-    );
+    assert!(pool.reservations.capacity() < 64, "{}", pool.reservations.capacity());
 }
 
 /// The reference: what a pool must do, as plain sets, with no thought for speed.
@@ -402,21 +306,14 @@ impl Model {
     }
 
     fn candidates(&self, family: Family, parity: Parity) -> BTreeSet<SocketAddr> {
-        self.free
-            .iter()
-            .copied()
-            .filter(|&port| self.fits(port, family, parity))
-            .collect()
+        self.free.iter().copied().filter(|&port| self.fits(port, family, parity)).collect()
     }
 
     fn pairs(&self, family: Family) -> BTreeSet<SocketAddr> {
         let both = |port: &SocketAddr| {
             port.port() < u16::MAX && self.free.contains(&at(port.ip(), port.port() + 1))
         };
-        self.candidates(family, Parity::Even)
-            .into_iter()
-            .filter(both)
-            .collect()
+        self.candidates(family, Parity::Even).into_iter().filter(both).collect()
     }
 
     fn next_deadline(&self) -> Option<u64> {
@@ -495,8 +392,7 @@ impl<R: FnMut() -> u32> Pair<R> {
                     self.tokens += 1;
                     let token = self.tokens.to_be_bytes();
                     let until = self.now_ns + after;
-                    self.pool
-                        .reserve(port, token, Arc::from([user].as_slice()), until);
+                    self.pool.reserve(port, token, Arc::from([user].as_slice()), until);
                     self.model.reserved.insert(token, (port, user, until));
                 }
             }
@@ -521,10 +417,7 @@ impl<R: FnMut() -> u32> Pair<R> {
     fn claim(&mut self, family: Family, near: IpAddr, parity: Parity) {
         let candidates = self.model.candidates(family, parity);
         match self.pool.claim(family, near, parity, &mut self.random) {
-            None => assert!(
-                candidates.is_empty(),
-                "free ports, but none given: {candidates:?}"
-            ),
+            None => assert!(candidates.is_empty(), "free ports, but none given: {candidates:?}"),
             Some(port) => {
                 assert!(candidates.contains(&port));
                 assert!(port.ip() == near || candidates.iter().all(|other| other.ip() != near));
@@ -537,10 +430,7 @@ impl<R: FnMut() -> u32> Pair<R> {
     fn claim_pair(&mut self, family: Family, near: IpAddr) {
         let candidates = self.model.pairs(family);
         match self.pool.claim_pair(family, near, &mut self.random) {
-            None => assert!(
-                candidates.is_empty(),
-                "free pairs, but none given: {candidates:?}"
-            ),
+            None => assert!(candidates.is_empty(), "free pairs, but none given: {candidates:?}"),
             Some(even) => {
                 assert!(candidates.contains(&even));
                 assert!(even.ip() == near || candidates.iter().all(|other| other.ip() != near));
@@ -578,13 +468,8 @@ impl<R: FnMut() -> u32> Pair<R> {
             .map(|(_, h)| h.0)
             .collect();
         assert_eq!(expired, due.iter().copied().collect());
-        let back = self
-            .model
-            .set_aside
-            .extract_if(.., |_, until| *until <= now_ns);
-        self.model
-            .free
-            .extend(due.into_iter().chain(back.map(|(port, _)| port)));
+        let back = self.model.set_aside.extract_if(.., |_, until| *until <= now_ns);
+        self.model.free.extend(due.into_iter().chain(back.map(|(port, _)| port)));
     }
 }
 

@@ -66,11 +66,7 @@ impl SourceLimiter {
         // units are 17 years at 2^18 a second.
         let fits = |shift: &u32| u64::from(rate) << shift <= 1 << 18 && burst << shift <= 1 << 46;
         let shift = (1..=18).rev().find(fits).unwrap_or(0);
-        let sets = if rate == 0 {
-            0
-        } else {
-            slots.div_ceil(WAYS).next_power_of_two()
-        };
+        let sets = if rate == 0 { 0 } else { slots.div_ceil(WAYS).next_power_of_two() };
         Self {
             sets: (0..sets).map(|_| Set::default()).collect(),
             hash: FixedState::with_seed(seed),
@@ -95,10 +91,7 @@ impl SourceLimiter {
             let after = tag << TIME_BITS | full_at & TIME_MASK;
             // Another thread was faster: what it did counts, so look again. Each failure here is
             // a success there.
-            if slot
-                .compare_exchange(seen, after, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
-            {
+            if slot.compare_exchange(seen, after, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                 return true;
             }
         }
@@ -109,11 +102,7 @@ impl SourceLimiter {
     /// Times are rounded so that no source ever gets more than `burst + rate * t`: up where a
     /// bucket starts to fill, down where it is asked what is in it.
     fn spend(&self, seen: u64, tag: u64, now: Instants) -> Option<u64> {
-        let missing = if seen != 0 && seen >> TIME_BITS == tag {
-            until(seen, now)
-        } else {
-            0
-        };
+        let missing = if seen != 0 && seen >> TIME_BITS == tag { until(seen, now) } else { 0 };
         match u64::try_from(missing) {
             Err(_) | Ok(0) => Some(now.ceiling + self.token),
             Ok(missing) if missing + self.token <= self.full => Some(seen + self.token),
@@ -160,11 +149,7 @@ fn choose(set: &Set, tag: u64, now: Instants) -> (&AtomicU64, u64) {
     let mut spare = (i64::MAX, (&set.0[0], 0));
     for slot in &set.0 {
         let seen = slot.load(Ordering::Relaxed);
-        let missing = if seen == 0 {
-            i64::MIN
-        } else {
-            until(seen, now)
-        };
+        let missing = if seen == 0 { i64::MIN } else { until(seen, now) };
         if seen >> TIME_BITS == tag {
             // Threads that make room at once may write one source twice: the emptier of the two
             // buckets is the one that counts.

@@ -13,15 +13,8 @@ fn exactly_the_ports_that_were_set_are_live() {
         live.set(SocketAddr::new(HERE, port), true);
     }
     for port in 0..=u16::MAX {
-        assert_eq!(
-            live.contains(SocketAddr::new(HERE, port)),
-            set.contains(&port),
-            "{port}"
-        );
-        assert!(
-            !live.contains(SocketAddr::new(HERE_V6, port)),
-            "another address"
-        );
+        assert_eq!(live.contains(SocketAddr::new(HERE, port)), set.contains(&port), "{port}");
+        assert!(!live.contains(SocketAddr::new(HERE_V6, port)), "another address");
     }
     live.set(SocketAddr::new(HERE, 64), false);
     assert!(!live.contains(SocketAddr::new(HERE, 64)));
@@ -60,10 +53,7 @@ fn racing_shards_do_not_exceed_the_cap() {
             scope.spawn(|| {
                 for _ in 0..50_000 {
                     if count.try_take() {
-                        assert!(
-                            inside.fetch_add(1, Ordering::SeqCst) < 3,
-                            "more than the cap"
-                        );
+                        assert!(inside.fetch_add(1, Ordering::SeqCst) < 3, "more than the cap");
                         inside.fetch_sub(1, Ordering::SeqCst);
                         count.give_back();
                     }

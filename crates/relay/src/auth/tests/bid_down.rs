@@ -19,11 +19,7 @@ fn passwords_serve_both_algorithms() {
     //# PASSWORD-ALGORITHMS attribute, it MUST set the STUN Security
     //# Feature "Password algorithms" bit to 1.
     let challenge = challenge(&alice());
-    assert_eq!(
-        challenge.algorithms.as_deref(),
-        Some(BOTH),
-        "SHA-256 is preferred"
-    );
+    assert_eq!(challenge.algorithms.as_deref(), Some(BOTH), "SHA-256 is preferred");
     assert_eq!(cookie(&challenge), "obMatJos2wAAA", "both bits");
 }
 
@@ -45,12 +41,7 @@ fn one_imported_md5_key_ends_the_offer() {
     assert_eq!(challenge.algorithms, None);
     assert_eq!(cookie(&challenge), "obMatJos2QAAA", "bit 1 only");
     for (name, password) in [("alice", "sesame"), ("bob", "simsim")] {
-        assert!(
-            Request::old(&challenge, name, password)
-                .check(&auth)
-                .is_ok(),
-            "{name}"
-        );
+        assert!(Request::old(&challenge, name, password).check(&auth).is_ok(), "{name}");
         let hashed = Request::old(&challenge, name, password).hashed();
         assert!(hashed.check(&auth).is_ok(), "{name}");
     }
@@ -69,52 +60,23 @@ fn without_an_offer_the_algorithm_that_a_request_names_is_used() {
     ];
     let auth = auth(users, &[]);
     let challenge = challenge(&auth);
-    assert!(
-        Request::new(&challenge, MD5, "bob", "simsim")
-            .check(&auth)
-            .is_ok()
-    );
-    assert!(
-        Request::new(&challenge, SHA256, "alice", "sesame")
-            .check(&auth)
-            .is_ok()
-    );
+    assert!(Request::new(&challenge, MD5, "bob", "simsim").check(&auth).is_ok());
+    assert!(Request::new(&challenge, SHA256, "alice", "sesame").check(&auth).is_ok());
     let impossible = Request::new(&challenge, SHA256, "bob", "simsim");
     assert_eq!(impossible.failure(&auth), AuthFailure::WrongKey);
-    let unknown = Request {
-        algorithm: Some(vec![0, 3, 0, 0]),
-        ..impossible
-    };
+    let unknown = Request { algorithm: Some(vec![0, 3, 0, 0]), ..impossible };
     assert_eq!(unknown.refusal(&auth), Refusal::BadRequest);
 }
 
 #[test]
 fn a_sha256_key_serves_sha256_alone() {
-    let bob = user(
-        "bob",
-        UserCredential::Sha256Key(sha256_key("bob", "simsim")),
-    );
+    let bob = user("bob", UserCredential::Sha256Key(sha256_key("bob", "simsim")));
     let auth = auth(vec![user("alice", password("sesame")), bob], &[]);
     let challenge = challenge(&auth);
-    assert_eq!(
-        challenge.algorithms.as_deref(),
-        Some(&[0, 2, 0, 0][..]),
-        "MD5 would fail for bob"
-    );
-    assert!(
-        Request::new(&challenge, SHA256, "bob", "simsim")
-            .check(&auth)
-            .is_ok()
-    );
-    assert_eq!(
-        Request::old(&challenge, "bob", "simsim").failure(&auth),
-        AuthFailure::WrongKey
-    );
-    assert!(
-        Request::old(&challenge, "alice", "sesame")
-            .check(&auth)
-            .is_ok()
-    );
+    assert_eq!(challenge.algorithms.as_deref(), Some(&[0, 2, 0, 0][..]), "MD5 would fail for bob");
+    assert!(Request::new(&challenge, SHA256, "bob", "simsim").check(&auth).is_ok());
+    assert_eq!(Request::old(&challenge, "bob", "simsim").failure(&auth), AuthFailure::WrongKey);
+    assert!(Request::old(&challenge, "alice", "sesame").check(&auth).is_ok());
 }
 
 #[test]
@@ -128,10 +90,7 @@ fn a_request_without_algorithms_is_taken_as_md5() {
     let challenge = challenge(&auth);
     let old = Request::old(&challenge, "alice", "sesame");
     assert!(old.check(&auth).is_ok());
-    let sha256 = Request {
-        key: key(SHA256, "alice", "sesame"),
-        ..old
-    };
+    let sha256 = Request { key: key(SHA256, "alice", "sesame"), ..old };
     assert_eq!(sha256.failure(&auth), AuthFailure::WrongKey);
 }
 
@@ -148,31 +107,16 @@ fn a_stripped_or_changed_offer_is_a_bad_request() {
     let auth = alice();
     let good = Request::new(&challenge(&auth), SHA256, "alice", "sesame");
     assert!(good.check(&auth).is_ok());
-    let algorithms = |value: &[u8]| Request {
-        algorithms: Some(value.into()),
-        ..good.clone()
-    };
+    let algorithms = |value: &[u8]| Request { algorithms: Some(value.into()), ..good.clone() };
     for bad in [
-        Request {
-            algorithms: None,
-            ..good.clone()
-        },
-        Request {
-            algorithm: None,
-            ..good.clone()
-        },
+        Request { algorithms: None, ..good.clone() },
+        Request { algorithm: None, ..good.clone() },
         algorithms(&[]),
         algorithms(&[0, 2, 0, 0]),
         algorithms(&[0, 1, 0, 0, 0, 2, 0, 0]),
         algorithms(&[0, 2, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0]),
-        Request {
-            algorithm: Some(vec![0, 3, 0, 0]),
-            ..good.clone()
-        },
-        Request {
-            algorithm: Some(vec![0, 2]),
-            ..good.clone()
-        },
+        Request { algorithm: Some(vec![0, 3, 0, 0]), ..good.clone() },
+        Request { algorithm: Some(vec![0, 2]), ..good.clone() },
     ] {
         assert_eq!(bad.refusal(&auth), Refusal::BadRequest);
     }
@@ -184,10 +128,7 @@ fn a_stripped_or_changed_offer_is_a_bad_request() {
 
 #[test]
 fn an_algorithm_must_be_one_of_the_offered() {
-    let bob = user(
-        "bob",
-        UserCredential::Sha256Key(sha256_key("bob", "simsim")),
-    );
+    let bob = user("bob", UserCredential::Sha256Key(sha256_key("bob", "simsim")));
     let auth = auth(vec![bob, user("alice", password("sesame"))], &[]);
     let md5 = Request::new(&challenge(&auth), MD5, "alice", "sesame");
     assert_eq!(md5.refusal(&auth), Refusal::BadRequest);

@@ -7,9 +7,7 @@ fn secrets_are_not_shown() {
     let config = config(vec![user("alice", password("sesame"))], &["topsecret"]);
     let shown = format!("{config:?}");
     let auth = Auth::new(config).unwrap();
-    let identity = Request::old(&challenge(&auth), "alice", "sesame")
-        .check(&auth)
-        .unwrap();
+    let identity = Request::old(&challenge(&auth), "alice", "sesame").check(&auth).unwrap();
     let shown = format!("{shown} {auth:?} {identity:?}");
     for secret in ["sesame", "topsecret", "whole fleet"] {
         assert!(!shown.contains(secret), "{shown}");
@@ -29,62 +27,28 @@ fn an_unusable_configuration_is_refused() {
         config.rest_secrets.clear();
     });
     assert_eq!(nobody, AuthConfigError::NobodyConfigured);
-    assert_eq!(
-        error(|config| config.realm.clear()),
-        AuthConfigError::BadRealm
-    );
-    assert_eq!(
-        error(|config| config.realm = "a\"b".into()),
-        AuthConfigError::BadRealm
-    );
-    assert_eq!(
-        error(|config| config.realm = "x".repeat(128)),
-        AuthConfigError::BadRealm
-    );
+    assert_eq!(error(|config| config.realm.clear()), AuthConfigError::BadRealm);
+    assert_eq!(error(|config| config.realm = "a\"b".into()), AuthConfigError::BadRealm);
+    assert_eq!(error(|config| config.realm = "x".repeat(128)), AuthConfigError::BadRealm);
     assert_eq!(
         error(|config| config.rest_secrets.push(Vec::new())),
         AuthConfigError::EmptyRestSecret { index: 1 }
     );
-    assert_eq!(
-        error(|config| config.rest_separator = b'1'),
-        AuthConfigError::BadSeparator
-    );
-    assert_eq!(
-        error(|config| config.rest_separator = 0xC3),
-        AuthConfigError::BadSeparator
-    );
-    assert_eq!(
-        error(|config| config.nonce_secret.truncate(NONCE_SECRET_MIN - 1)),
-        AuthConfigError::ShortNonceSecret
-    );
-    assert_eq!(
-        error(|config| config.nonce_lifetime_s = 0),
-        AuthConfigError::ZeroNonceLifetime
-    );
+    assert_eq!(error(|config| config.rest_separator = b'1'), AuthConfigError::BadSeparator);
+    assert_eq!(error(|config| config.rest_separator = 0xC3), AuthConfigError::BadSeparator);
+    assert_eq!(error(|config| config.nonce_secret.clear()), AuthConfigError::EmptyNonceSecret);
+    assert_eq!(error(|config| config.nonce_lifetime_s = 0), AuthConfigError::ZeroNonceLifetime);
 }
 
 #[test]
 fn an_unusable_user_is_named_without_the_password() {
-    let error = |users| {
-        Auth::new(config(users, &[]))
-            .expect_err("unusable")
-            .to_string()
-    };
+    let error = |users| Auth::new(config(users, &[])).expect_err("unusable").to_string();
     let bad_password = error(vec![user("alice", password("se\u{7}same"))]);
-    assert!(
-        bad_password.contains("alice") && !bad_password.contains("same"),
-        "{bad_password}"
-    );
+    assert!(bad_password.contains("alice") && !bad_password.contains("same"), "{bad_password}");
     assert!(error(vec![user("alice", password(""))]).contains("alice"));
     assert!(error(vec![user("al\nice", password("sesame"))]).contains("al\\nice"));
     assert!(error(vec![user("", password("sesame"))]).contains("user name"));
     assert!(error(vec![user(&"x".repeat(509), password("sesame"))]).contains("508"));
-    let twice = vec![
-        user("a b", password("one")),
-        user("a\u{3000}b", password("two")),
-    ];
-    assert!(
-        error(twice).contains("twice"),
-        "the same name after OpaqueString"
-    );
+    let twice = vec![user("a b", password("one")), user("a\u{3000}b", password("two"))];
+    assert!(error(twice).contains("twice"), "the same name after OpaqueString");
 }

@@ -7,11 +7,7 @@ fn rest(secrets: &[&str]) -> Auth {
 }
 
 fn timed(auth: &Auth, name: &str, secret: &str) -> Request {
-    Request::old(
-        &challenge(auth),
-        name,
-        &rest_password(secret.as_bytes(), name.as_bytes()),
-    )
+    Request::old(&challenge(auth), name, &rest_password(secret.as_bytes(), name.as_bytes()))
 }
 
 fn timed_sha256(auth: &Auth, name: &str, secret: &str) -> Request {
@@ -29,10 +25,7 @@ fn every_form_of_time_limited_name_is_served() {
         (format!("alice:{end}"), "alice"),
         (bare.clone(), &*bare),
     ] {
-        for request in [
-            timed(&auth, &name, "secret"),
-            timed_sha256(&auth, &name, "secret"),
-        ] {
+        for request in [timed(&auth, &name, "secret"), timed_sha256(&auth, &name, "secret")] {
             let identity = request.check(&auth).unwrap();
             assert_eq!(&**identity.user(), name.as_bytes());
             assert_eq!(&**identity.account(), account.as_bytes());
@@ -46,9 +39,7 @@ fn the_separator_is_configurable() {
     let mut config = config(Vec::new(), &["secret"]);
     config.rest_separator = b'|';
     let auth = Auth::new(config).unwrap();
-    let identity = timed(&auth, "1700000060|a:b", "secret")
-        .check(&auth)
-        .unwrap();
+    let identity = timed(&auth, "1700000060|a:b", "secret").check(&auth).unwrap();
     assert_eq!(&**identity.account(), b"a:b");
     let other = timed(&auth, "1700000060:a", "secret");
     assert_eq!(other.failure(&auth), AuthFailure::NotTimeLimited);
@@ -58,18 +49,8 @@ fn the_separator_is_configurable() {
 fn each_of_several_secrets_is_good() {
     let auth = rest(&["new", "old", "older"]);
     for secret in ["new", "old", "older"] {
-        assert!(
-            timed(&auth, "1700000060:alice", secret)
-                .check(&auth)
-                .is_ok(),
-            "{secret}"
-        );
-        assert!(
-            timed_sha256(&auth, "1700000060:alice", secret)
-                .check(&auth)
-                .is_ok(),
-            "{secret}"
-        );
+        assert!(timed(&auth, "1700000060:alice", secret).check(&auth).is_ok(), "{secret}");
+        assert!(timed_sha256(&auth, "1700000060:alice", secret).check(&auth).is_ok(), "{secret}");
     }
     let withdrawn = timed(&auth, "1700000060:alice", "oldest");
     assert_eq!(withdrawn.failure(&auth), AuthFailure::WrongKey);
@@ -88,36 +69,22 @@ fn a_name_ends_with_its_second() {
 #[test]
 fn names_of_no_configured_kind() {
     let both = auth(vec![user("alice", password("sesame"))], &["secret"]);
-    assert_eq!(
-        timed(&both, "bob", "secret").failure(&both),
-        AuthFailure::UnknownUser
-    );
+    assert_eq!(timed(&both, "bob", "secret").failure(&both), AuthFailure::UnknownUser);
     let rest = rest(&["secret"]);
-    assert_eq!(
-        timed(&rest, "bob", "secret").failure(&rest),
-        AuthFailure::NotTimeLimited
-    );
+    assert_eq!(timed(&rest, "bob", "secret").failure(&rest), AuthFailure::NotTimeLimited);
     let fixed = alice();
     let name = "1700000060:alice";
-    assert_eq!(
-        timed(&fixed, name, "secret").failure(&fixed),
-        AuthFailure::UnknownUser
-    );
+    assert_eq!(timed(&fixed, name, "secret").failure(&fixed), AuthFailure::UnknownUser);
 }
 
 #[test]
 fn a_static_user_goes_before_a_time_limited_name() {
     let name = "1600000000:alice";
     let auth = auth(vec![user(name, password("sesame"))], &["secret"]);
-    let fixed = Request::old(&challenge(&auth), name, "sesame")
-        .check(&auth)
-        .unwrap();
+    let fixed = Request::old(&challenge(&auth), name, "sesame").check(&auth).unwrap();
     assert_eq!(fixed.expires_unix(), None, "it never ends");
     assert_eq!(&**fixed.account(), name.as_bytes());
-    assert_eq!(
-        timed(&auth, name, "secret").failure(&auth),
-        AuthFailure::WrongKey
-    );
+    assert_eq!(timed(&auth, name, "secret").failure(&auth), AuthFailure::WrongKey);
 }
 
 #[test]
@@ -130,10 +97,7 @@ fn a_time_limited_name_cannot_be_hidden() {
 #[test]
 fn expiry_ends_an_allocation_s_requests_only_where_it_is_enforced() {
     for enforce_expiry in [true, false] {
-        let auth = Auth::new(AuthConfig {
-            enforce_expiry,
-            ..config(Vec::new(), &["secret"])
-        });
+        let auth = Auth::new(AuthConfig { enforce_expiry, ..config(Vec::new(), &["secret"]) });
         let auth = auth.unwrap();
         let request = timed(&auth, &format!("{}:alice", NOW + 10), "secret");
         let known = request.check(&auth).unwrap();
@@ -147,51 +111,33 @@ fn expiry_ends_an_allocation_s_requests_only_where_it_is_enforced() {
             (false, Ok(None)) => {}
             (_, other) => panic!("{enforce_expiry}: {other:?}"),
         }
-        assert!(
-            matches!(at(NOW + 15, true), Ok(None)),
-            "leaving is always allowed"
-        );
+        assert!(matches!(at(NOW + 15, true), Ok(None)), "leaving is always allowed");
     }
 }
 
 #[test]
 fn leave_to_go_on_is_for_the_name_of_the_allocation_alone() {
-    let auth = Auth::new(AuthConfig {
-        enforce_expiry: false,
-        ..config(Vec::new(), &["secret"])
-    });
+    let auth = Auth::new(AuthConfig { enforce_expiry: false, ..config(Vec::new(), &["secret"]) });
     let auth = auth.unwrap();
-    let known = timed(&auth, &format!("{}:alice", NOW + 10), "secret")
-        .check(&auth)
-        .unwrap();
+    let known = timed(&auth, &format!("{}:alice", NOW + 10), "secret").check(&auth).unwrap();
     let stale = timed(&auth, &format!("{}:alice", NOW - 10), "secret");
     for known in [None, Some(&known)] {
-        let refusal = stale
-            .check_at(&auth, NOW, known, true)
-            .expect_err("expired");
+        let refusal = stale.check_at(&auth, NOW, known, true).expect_err("expired");
         let expired = AuthFailure::Expired { by_s: 10 };
         assert_eq!(refusal, Refusal::Challenge(Some(expired)));
     }
     // Known, but with other algorithms: the look-up is as lenient as the cached key.
     let name = format!("{}:alice", NOW + 10);
     let sha256 = timed_sha256(&auth, &name, "secret");
-    assert!(matches!(
-        sha256.check_at(&auth, NOW + 15, Some(&known), false),
-        Ok(Some(_))
-    ));
+    assert!(matches!(sha256.check_at(&auth, NOW + 15, Some(&known), false), Ok(Some(_))));
 }
 
 #[test]
 fn a_rotated_name_is_another_user_of_the_same_account() {
     let auth = rest(&["secret"]);
-    let first = timed(&auth, "1700000060:alice", "secret")
-        .check(&auth)
-        .unwrap();
+    let first = timed(&auth, "1700000060:alice", "secret").check(&auth).unwrap();
     let second = timed(&auth, "1700000120:alice", "secret");
-    let second = second
-        .check_at(&auth, NOW, Some(&first), false)
-        .unwrap()
-        .unwrap();
+    let second = second.check_at(&auth, NOW, Some(&first), false).unwrap().unwrap();
     assert!(!second.same_user(&first));
     assert_eq!(second.account(), first.account());
 }
@@ -204,42 +150,24 @@ fn names_and_passwords_are_compared_after_opaque_string() {
     //# MUST have been processed using the OpaqueString profile [RFC8265],
     //# and the realm MUST have been processed using the OpaqueString profile
     //# [RFC8265] before hashing.
-    let auth = auth(
-        vec![user("e\u{301}\u{3000}b", password("se\u{A0}same"))],
-        &[],
-    );
+    let auth = auth(vec![user("e\u{301}\u{3000}b", password("se\u{A0}same"))], &[]);
     let challenge = challenge(&auth);
     let good = Request::new(&challenge, PasswordAlgorithm::Sha256, "é b", "se same");
     let identity = good.check(&auth).unwrap();
     assert_eq!(&**identity.user(), "é b".as_bytes());
     assert!(good.clone().hashed().check(&auth).is_ok());
     // A client that did not prepare the name it sends, but did for its key.
-    let lazy = Request {
-        name: Some("e\u{301}\u{3000}b".into()),
-        ..good
-    };
+    let lazy = Request { name: Some("e\u{301}\u{3000}b".into()), ..good };
     assert!(lazy.check(&auth).unwrap().same_user(&identity));
-    assert!(matches!(
-        lazy.check_at(&auth, NOW, Some(&identity), false),
-        Ok(None)
-    ));
+    assert!(matches!(lazy.check_at(&auth, NOW, Some(&identity), false), Ok(None)));
 }
 
 #[test]
 fn what_is_no_text_is_no_user() {
     let auth = alice();
     let good = Request::old(&challenge(&auth), "alice", "sesame");
-    for name in [
-        &b"\xFF\xFE"[..],
-        b"ali\x07ce",
-        b"",
-        b"\0\0",
-        "ali\u{AD}ce".as_bytes(),
-    ] {
-        let bad = Request {
-            name: Some(name.to_vec()),
-            ..good.clone()
-        };
+    for name in [&b"\xFF\xFE"[..], b"ali\x07ce", b"", b"\0\0", "ali\u{AD}ce".as_bytes()] {
+        let bad = Request { name: Some(name.to_vec()), ..good.clone() };
         assert_eq!(bad.failure(&auth), AuthFailure::UnknownUser, "{name:?}");
     }
 }
@@ -248,10 +176,7 @@ fn what_is_no_text_is_no_user() {
 fn trailing_nulls_are_not_part_of_a_name() {
     let auth = alice();
     let good = Request::old(&challenge(&auth), "alice", "sesame");
-    let padded = Request {
-        name: Some(b"alice\0\0".to_vec()),
-        ..good
-    };
+    let padded = Request { name: Some(b"alice\0\0".to_vec()), ..good };
     assert_eq!(&**padded.check(&auth).unwrap().user(), b"alice");
 }
 

@@ -25,10 +25,7 @@ const USER_HASH_SHA256: &str = "\
     001c0020 b5c7bf005b6c52a21c51c5e892f81924136296cb927c43149309278cc6518e65";
 
 fn bytes(hex: &str) -> Vec<u8> {
-    let digits: Vec<u8> = hex
-        .bytes()
-        .filter(|byte| !byte.is_ascii_whitespace())
-        .collect();
+    let digits: Vec<u8> = hex.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
     digits.chunks(2).map(byte).collect()
 }
@@ -37,31 +34,19 @@ fn authenticate(auth: &Auth, bytes: &[u8]) -> Result<Option<Identity>, AuthFailu
     let msg = Message::parse(bytes).unwrap();
     let claim = Claim::read(&msg).unwrap();
     let scheme = auth.scheme(&msg).unwrap();
-    let deadline = Deadline {
-        unix_s: NOW,
-        late_allowed: false,
-    };
+    let deadline = Deadline { unix_s: NOW, late_allowed: false };
     auth.authenticate(&msg, &claim, scheme, deadline, None)
 }
 
 /// A realm that offers no algorithms, as the nonces of both vectors say of theirs (the one of RFC
 /// 8489 has the feature bits at the wrong end).
 fn realm_of(password: UserCredential) -> Auth {
-    auth(
-        vec![
-            user(NAME, password),
-            user("old", UserCredential::Md5Key([0; 16])),
-        ],
-        &[],
-    )
+    auth(vec![user(NAME, password), user("old", UserCredential::Md5Key([0; 16]))], &[])
 }
 
 #[test]
 fn rfc_5769_long_term_request() {
-    for credential in [
-        password(PASSWORD),
-        UserCredential::Md5Key(md5_key(NAME, PASSWORD)),
-    ] {
+    for credential in [password(PASSWORD), UserCredential::Md5Key(md5_key(NAME, PASSWORD))] {
         let auth = realm_of(credential);
         let identity = authenticate(&auth, &bytes(LONG_TERM)).unwrap().unwrap();
         assert_eq!(&**identity.user(), NAME.as_bytes());
@@ -71,14 +56,9 @@ fn rfc_5769_long_term_request() {
 
 #[test]
 fn rfc_8489_request_with_userhash_and_sha256() {
-    for credential in [
-        password(PASSWORD),
-        UserCredential::Sha256Key(sha256_key(NAME, PASSWORD)),
-    ] {
+    for credential in [password(PASSWORD), UserCredential::Sha256Key(sha256_key(NAME, PASSWORD))] {
         let auth = realm_of(credential);
-        let identity = authenticate(&auth, &bytes(USER_HASH_SHA256))
-            .unwrap()
-            .unwrap();
+        let identity = authenticate(&auth, &bytes(USER_HASH_SHA256)).unwrap().unwrap();
         assert_eq!(&**identity.user(), NAME.as_bytes());
         assert_eq!(identity.key().algorithm(), Sha256);
     }
@@ -104,9 +84,7 @@ fn the_vectors_nonces_are_not_ours() {
     for vector in [LONG_TERM, USER_HASH_SHA256] {
         let bytes = bytes(vector);
         let msg = Message::parse(&bytes).unwrap();
-        let refusal = auth
-            .check(&msg, client(), NOW, None, false)
-            .expect_err("not our nonce");
+        let refusal = auth.check(&msg, client(), NOW, None, false).expect_err("not our nonce");
         assert_eq!(refusal, Refusal::StaleNonce);
     }
 }
@@ -124,9 +102,6 @@ fn rfc_8489_example_key() {
     by_password.realm = "realm".into();
     let auth = Auth::new(by_password).unwrap();
     let key = bytes("8493fbc53ba582fb4c044c456bdc40eb");
-    let request = Request {
-        key,
-        ..Request::old(&challenge(&auth), "user", "")
-    };
+    let request = Request { key, ..Request::old(&challenge(&auth), "user", "") };
     assert!(request.check(&auth).is_ok());
 }

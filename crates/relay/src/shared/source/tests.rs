@@ -21,12 +21,7 @@ impl Bucket {
 
     fn new(rate: u32, burst: u32) -> Self {
         let full = u128::from(burst.max(1)) * Self::TOKEN;
-        Self {
-            rate: rate.into(),
-            full,
-            level: full,
-            at_ns: 0,
-        }
+        Self { rate: rate.into(), full, level: full, at_ns: 0 }
     }
 
     fn at(&mut self, now_ns: u64) -> &mut Self {
@@ -107,17 +102,11 @@ fn sources_are_ipv4_addresses_and_ipv6_networks() {
     let limiter = SourceLimiter::new(1 << 12, 1, 1, 4);
     let v6 = |last: u64| IpAddr::V6(Ipv6Addr::from_bits(0x2600 << 112 | u128::from(last)));
     assert!(limiter.allow(v6(1), 0));
-    assert!(
-        !limiter.allow(v6(u64::MAX), 0),
-        "another host of the same /64"
-    );
+    assert!(!limiter.allow(v6(u64::MAX), 0), "another host of the same /64");
     assert!(limiter.allow(IpAddr::V6(Ipv6Addr::from_bits(0x2600 << 112 | 1 << 64)), 0));
     assert!(limiter.allow(SOURCE, 0));
     let mapped = IpAddr::V6(Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped());
-    assert!(
-        !limiter.allow(mapped, 0),
-        "the same address, written as IPv6"
-    );
+    assert!(!limiter.allow(mapped, 0), "the same address, written as IPv6");
     assert!(limiter.allow(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)), 0));
 }
 
@@ -150,10 +139,7 @@ fn a_flood_neither_grows_the_table_nor_frees_or_starves_a_source() {
         }
     }
     assert_eq!((refused, tries), (0, 100));
-    assert!(
-        (100..=110).contains(&taken),
-        "{taken} with a burst of 10 and 10 a second"
-    );
+    assert!((100..=110).contains(&taken), "{taken} with a burst of 10 and 10 a second");
     assert_eq!(size_of_val(&*limiter.sets), 8 << 16);
 }
 
@@ -163,16 +149,9 @@ fn threads_together_get_no_more_than_one_would() {
     let steps = 200_000_u64;
     // Two seconds in steps of 10 microseconds, each thread at its own pace.
     let served: u64 = std::thread::scope(|scope| {
-        let hammer = || {
-            (0..steps)
-                .filter(|i| limiter.allow(SOURCE, i * 10_000))
-                .count() as u64
-        };
+        let hammer = || (0..steps).filter(|i| limiter.allow(SOURCE, i * 10_000)).count() as u64;
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(hammer)).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap())
-            .sum()
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
     assert!((2_098..=2_100).contains(&served), "{served} served");
 }
@@ -193,15 +172,9 @@ fn threads_that_make_room_in_one_set_do_not_multiply_a_source() {
                 .count()
         };
         let threads: Vec<_> = (0..4).map(|t| scope.spawn(move || hammer(t))).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap())
-            .sum()
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
     // Thirteen sources have eight slots. Whoever comes anew takes the place of one with tokens
     // left, so a source that has used its burst stays; in the turmoil before, it may get another.
-    assert!(
-        (4..=40).contains(&served),
-        "{served} of 200000 tries served"
-    );
+    assert!((4..=40).contains(&served), "{served} of 200000 tries served");
 }
