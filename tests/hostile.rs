@@ -129,37 +129,27 @@ fn half_a_message_is_waited_for_but_not_for_ever() {
 }
 
 #[test]
-fn what_is_no_turn_ends_a_connection() {
+fn what_is_no_turn_ends_a_connection_without_an_answer() {
     let relay = relay();
     let tls = [0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xFC, 0x03, 0x03];
     let rtp = [0x80; 12];
-    let other_stun = [0x00, 0x01, 0x00, 0x00, 0x21, 0x12, 0xA4, 0x43];
-    for bytes in [&tls[..], &rtp, &other_stun] {
+    let other_cookie = [0x00, 0x01, 0x00, 0x00, 0x21, 0x12, 0xA4, 0x43];
+    // 64 KiB are more than somebody without an allocation has to say.
+    let [giant, channel_data] = [[0x00, 0x01, 0xFF, 0xFC], [0x40, 0x00, 0xFF, 0xFF]];
+    // The first letters of HTTP's methods are those of a channel number.
+    let http = ["GET", "POST", "HEAD", "OPTIONS", "DELETE", "PRI"]
+        .map(|method| format!("{method} / HTTP/1.1\r\nHost: {}\r\n\r\n", relay.address));
+    let mut all = vec![&tls[..], &rtp, &other_cookie, &giant, &channel_data, b"SSH-2.0-Go\r\n"];
+    all.extend(http.iter().map(String::as_bytes));
+    for bytes in &all {
         let mut stream = TcpStream::connect(relay.address).expect("connects");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         stream.write_all(bytes).expect("sent");
-        assert_eq!(end_of(&mut stream), b"", "{bytes:02x?}");
+        assert_eq!(end_of(&mut stream), b"", "{}", bytes.escape_ascii());
     }
     let closed = "turnway_tcp_closed_total{reason=\"not_turn\"}";
-    relay.await_samples("all to be counted", |samples| samples[closed] == 3.0);
-}
-
-#[test]
-fn http_on_the_turn_port_is_not_answered() {
-    let relay =
-        Relay::start(Setup { limits: "tcp_idle_timeout = \"2s\"".to_owned(), ..Setup::default() });
-    // The first letters of most methods are those of a channel: what follows is its length.
-    let ask = |method| {
-        let mut stream = TcpStream::connect(relay.address).expect("connects");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        let request = format!("{method} / HTTP/1.1\r\nHost: {}\r\n\r\n", relay.address);
-        stream.write_all(request.as_bytes()).expect("sent");
-        stream
-    };
-    for mut stream in ["GET", "POST", "HEAD", "OPTIONS", "DELETE", "PRI"].map(ask) {
-        assert_eq!(end_of(&mut stream), b"");
-    }
-    Client::udp(relay.address).binding();
+    relay.await_samples("all to be counted", |samples| samples[closed] == all.len() as f64);
+    Client::tcp(relay.address).allocate();
 }
 
 /// All that comes until the connection ends.

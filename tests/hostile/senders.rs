@@ -16,6 +16,9 @@ const WINDOW: u32 = 64;
 /// Bytes of the IPv4 and UDP headers around each datagram.
 const HEADERS: usize = 28;
 
+/// The longest frame that is taken from somebody without an allocation.
+const STRANGER_FRAME: usize = 2048;
+
 /// The transaction id of the Binding request that ends a window.
 const FENCE: TransactionId = TransactionId(*b"end of batch");
 
@@ -84,36 +87,41 @@ fn fence() -> Vec<u8> {
 
 /// Opens `connections` one after another and sends a batch of hostile frames on each.
 pub(crate) fn streams(server: SocketAddr, seed: u64, connections: u32) {
-    let mut insider = Client::udp(server);
+    let mut insider = Client::tcp(server);
     insider.allocate();
     let mut attack = Attack::new(seed, &mut insider);
     for round in 0..connections {
-        let mut batch = Vec::new();
         match round % 8 {
             // Frames that end where they say: all of them are read.
             0..5 => {
-                for number in 0..WINDOW {
-                    batch.extend(attack.framed(number));
-                }
+                let mut batch: Vec<u8> = (0..WINDOW)
+                    .map(|number| attack.framed(number))
+                    .filter(|message| message.len() <= STRANGER_FRAME)
+                    .flatten()
+                    .collect();
                 batch.extend(fence());
                 whole_frames(server, &batch);
-                continue;
             }
+            // The largest there are, from somebody who may send such.
             5 => {
-                batch.extend(attack.giant(0, 65_000));
-                batch.extend([0x40, 0x00, 0xFF, 0xFF]);
-                batch.resize(batch.len() + 0x1_0000, 0x40);
-                batch.extend(fence());
-                whole_frames(server, &batch);
-                continue;
+                let giant = attack.giant(round, 65_000);
+                insider.raw(&giant).expect("sent");
+                let mut channel_data = vec![0x40, 0x00, 0xFF, 0xFF];
+                channel_data.resize(4 + 0x1_0000, 0x40);
+                insider.raw(&channel_data).expect("sent");
+                insider.binding();
+                broken_frames(server, &giant);
             }
-            6 => batch.extend((0..WINDOW).flat_map(|number| attack.datagram(number))),
+            6 => {
+                let batch: Vec<u8> =
+                    (0..WINDOW).flat_map(|number| attack.datagram(number)).collect();
+                broken_frames(server, &batch);
+            }
             _ => {
                 let len = attack.random.below(3000);
-                batch.extend(attack.random.bytes(len));
+                broken_frames(server, &attack.random.bytes(len));
             }
         }
-        broken_frames(server, &batch);
     }
     one_byte_at_a_time(server);
     insider.refresh(0).expect_success();
@@ -161,8 +169,8 @@ fn broken_frames(server: SocketAddr, batch: &[u8]) {
 
 /// Connections with a part of a message each.
 pub(crate) fn half_open(server: SocketAddr, count: usize) -> Vec<TcpStream> {
-    let giant = [&[0x00, 0x01, 0xFF, 0xFC, 0x21, 0x12, 0xA4, 0x42][..], &[0; 60_000]].concat();
-    let halves: [&[u8]; 4] = [&[], &fence()[..19], &[0x40, 0x00, 0xFF, 0xFF, 1, 2], &giant];
+    let most = [&[0x00, 0x01, 0x07, 0xE8, 0x21, 0x12, 0xA4, 0x42][..], &[0; 2000]].concat();
+    let halves: [&[u8]; 4] = [&[], &fence()[..19], &[0x40, 0x00, 0x07, 0x00, 1, 2], &most];
     let open = |index: usize| {
         let mut stream = connect(server);
         stream.write_all(halves[index % halves.len()]).expect("sent");
