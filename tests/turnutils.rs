@@ -257,12 +257,7 @@ fn lossless(relay: &Relay, run: &Run) {
     let before = relayed();
     let Some(counts) = run.finish() else { return };
     let all = run.messages();
-    let lossless = Counts {
-        sent: all,
-        received: all,
-        lost: 0,
-        dropped: 0,
-    };
+    let lossless = Counts { sent: all, received: all, lost: 0, dropped: 0 };
     assert_eq!(counts, lossless, "{run}: {:#?}", drops(relay));
     let expected = before + 2.0 * all as f64;
     relay.await_samples("all datagrams in the metrics", |_| relayed() >= expected);
@@ -271,9 +266,7 @@ fn lossless(relay: &Relay, run: &Run) {
 /// What the daemon says of datagrams that it, or the kernel before it, dropped.
 fn drops(relay: &Relay) -> Vec<(String, f64)> {
     let samples = relay.samples().into_iter();
-    samples
-        .filter(|(name, count)| name.contains("drop") && *count > 0.0)
-        .collect()
+    samples.filter(|(name, count)| name.contains("drop") && *count > 0.0).collect()
 }
 
 /// Runs a client that misbehaves again and again for a while. It may hang (it waits for answers

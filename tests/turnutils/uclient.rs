@@ -33,17 +33,11 @@ impl Peer {
         let child = program("turnutils_peer", "coturn").map(|program| {
             let mut command = Command::new(program);
             command.args(["-L", &ip.to_string(), "-p", &port.to_string()]);
-            command
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("starts")
+            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts")
         });
         if child.is_some() {
             let probe = UdpSocket::bind((ip, 0)).expect("a free port");
-            probe
-                .set_read_timeout(Some(Duration::from_millis(50)))
-                .expect("a socket");
+            probe.set_read_timeout(Some(Duration::from_millis(50))).expect("a socket");
             await_some("turnutils_peer", || {
                 // Refused (by ICMP) until it listens.
                 probe.send_to(b"there?", address).ok()?;
@@ -92,26 +86,15 @@ impl Run {
 
     /// Without credentials.
     pub(crate) fn anonymous(server: SocketAddr, peer: SocketAddr) -> Self {
-        let mut run = Self {
-            arguments: Vec::new(),
-            server,
-        };
+        let mut run = Self { arguments: Vec::new(), server };
         run.add(&["-e", &peer.ip().to_string(), "-r", &peer.port().to_string()]);
-        run.add(&[
-            "-m",
-            &SESSIONS.to_string(),
-            "-n",
-            &MESSAGES.to_string(),
-            "-z",
-            "2",
-        ]);
+        run.add(&["-m", &SESSIONS.to_string(), "-n", &MESSAGES.to_string(), "-z", "2"]);
         run
     }
 
     /// Further arguments.
     pub(crate) fn add(&mut self, arguments: &[&str]) -> &mut Self {
-        self.arguments
-            .extend(arguments.iter().map(|&argument| argument.to_owned()));
+        self.arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
         self
     }
 
@@ -158,27 +141,16 @@ impl Run {
         let output = tempfile::NamedTempFile::new().expect("a temporary file");
         let file = || -> File { output.reopen().expect("a temporary file") };
         let mut command = Command::new(program);
-        command
-            .args(&self.arguments)
-            .args(["-p", &self.server.port().to_string()]);
+        command.args(&self.arguments).args(["-p", &self.server.port().to_string()]);
         command.arg(self.server.ip().to_string());
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(file())
-            .stderr(Stdio::null())
-            .spawn();
+        let child = command.stdin(Stdio::null()).stdout(file()).stderr(Stdio::null()).spawn();
         Some((child.expect("the client starts"), output))
     }
 }
 
 impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "turnutils_uclient {} {}",
-            self.arguments.join(" "),
-            self.server
-        )
+        write!(f, "turnutils_uclient {} {}", self.arguments.join(" "), self.server)
     }
 }
 
@@ -190,9 +162,7 @@ fn text(output: &tempfile::NamedTempFile) -> String {
 fn counts(output: &str) -> Option<Counts> {
     let figure = |name: &str| {
         let (_, rest) = output.rsplit_once(name)?;
-        let end = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(rest.len());
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
         rest[..end].parse().ok()
     };
     Some(Counts {
@@ -212,9 +182,7 @@ static FREED: Condvar = Condvar::new();
 impl Slot {
     fn take() -> Self {
         let free = FREE.lock().expect("never poisoned");
-        *FREED
-            .wait_while(free, |free| *free == 0)
-            .expect("never poisoned") -= 1;
+        *FREED.wait_while(free, |free| *free == 0).expect("never poisoned") -= 1;
         Self
     }
 }
