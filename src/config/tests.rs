@@ -56,7 +56,6 @@ fn a_short_file_gets_the_defaults() {
     assert_eq!(config.relay, Relay { addresses: vec![], ports: 49152..=65535 });
     assert_eq!(config.limits.permissions_per_allocation, 256);
     assert_eq!(config.limits.channels_per_allocation, 256);
-old_channel_numbers = false
     assert_eq!(config.limits.allocations, None);
     assert_eq!(config.limits.unauthenticated_per_source.per_second, 1000);
     assert_eq!(config.limits.unauthenticated_burst, 10_000);
@@ -100,6 +99,7 @@ nat64 = ["64:ff9b:1::/48"]
 allocations = 500
 permissions_per_allocation = 10
 channels_per_allocation = 20
+old_channel_numbers = false
 max_lifetime = "2h"
 unauthenticated_per_source = "50/s"
 unauthenticated_burst = 100
