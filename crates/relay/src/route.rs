@@ -174,20 +174,27 @@ impl Server {
         if bound.expires_ns <= now.mono_ns {
             return Err(Reason::Expired);
         }
-        //= rfc8656#section-9
-        //# If no match is found, relaying is not permitted and the server silently discards the UDP
-        //# datagram.
-        let permission = allocation
-            .permission(from.ip())
-            .filter(|permission| permission.expires_ns > now.mono_ns)
-            .ok_or(Reason::NoPermission)?;
-        if permission.own && !self.config.policy.check(from, &self.shared.live) {
+        let channel = allocation.channel_of(from).filter(|c| c.expires_ns > now.mono_ns);
+        let own = match channel {
+            // Its deadline is its permission's as well, which need not be looked at then.
+            Some(channel) if channel.deadline_ns > now.mono_ns => channel.own,
+            //= rfc8656#section-9
+            //# If no match is found, relaying is not permitted and the server silently discards
+            //# the UDP datagram.
+            Some(_) | None => {
+                allocation
+                    .permission(from.ip())
+                    .filter(|permission| permission.expires_ns > now.mono_ns)
+                    .ok_or(Reason::NoPermission)?
+                    .own
+            }
+        };
+        if own && !self.config.policy.check(from, &self.shared.live) {
             return Err(Reason::PeerDenied);
         }
         let ip = outgoing(ip)?;
         let client = allocation.client;
         let stream = client.tuple.transport.is_stream();
-        let channel = allocation.channel_of(from).filter(|c| c.expires_ns > now.mono_ns);
         //= rfc8656#section-12.5
         //# The server, on the other hand, MUST use the ChannelData message if a channel has been bound
         //# to the peer.
