@@ -321,7 +321,7 @@ impl World<'_> {
         let granted = u64::from(lifetime.expect("every success has LIFETIME").0);
         assert!((600..=3600).contains(&granted));
         let wait_s = match self.session(index).behaviour {
-            Behaviour::Sleeper => granted + self.rng.range(1, 15),
+            Behaviour::Sleeper => granted + self.rng.range(1, 5),
             _ => granted - 60,
         };
         self.later(index, wait_s * NANOS, Step::Refresh);

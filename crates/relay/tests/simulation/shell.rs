@@ -297,7 +297,7 @@ impl World<'_> {
         {
             self.armed[shard] = deadline_ns;
             let late = if self.rng.chance(100) {
-                let late = self.rng.below(TIMER_LATENESS);
+                let late = self.rng.range(TIMER_LATENESS / 4, TIMER_LATENESS);
                 self.net.at(deadline_ns + late / 2, NetEvent::AttackLate(shard));
                 late
             } else {
