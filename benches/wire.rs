@@ -41,11 +41,7 @@ fn main() {
     let mut stun_reply = stun::message::Message::new();
     let len = ours(&request, &ours_key, &mut ours_reply);
     stun(&request, &stun_key, &mut stun_request, &mut stun_reply);
-    assert_eq!(
-        ours_reply[..len],
-        stun_reply.raw[..],
-        "both give the same answer"
-    );
+    assert_eq!(ours_reply[..len], stun_reply.raw[..], "both give the same answer");
 
     let mut ours_ns = Vec::with_capacity(ROUNDS);
     let mut stun_ns = Vec::with_capacity(ROUNDS);
@@ -61,12 +57,7 @@ fn main() {
 
         let heap = Region::new(HEAP);
         stun_ns.push(time(|| {
-            stun(
-                black_box(&request),
-                &stun_key,
-                &mut stun_request,
-                black_box(&mut stun_reply),
-            );
+            stun(black_box(&request), &stun_key, &mut stun_request, black_box(&mut stun_reply));
         }));
         let used = heap.change();
         stun_allocations += used.allocations + used.reallocations;
@@ -106,27 +97,14 @@ fn request(key: &IntegrityKey) -> Vec<u8> {
 fn ours(request: &[u8], key: &IntegrityKey, reply: &mut [u8]) -> usize {
     let m = Message::parse(request).expect("a valid message");
     assert!(m.class() == Class::Request && m.method() == Method::CHANNEL_BIND);
-    let username = m
-        .get::<Username<'_>>()
-        .expect("well-formed")
-        .expect("present");
+    let username = m.get::<Username<'_>>().expect("well-formed").expect("present");
     let realm = m.get::<Realm<'_>>().expect("well-formed").expect("present");
     let nonce = m.get::<Nonce<'_>>().expect("well-formed").expect("present");
     assert!(username.0 == USERNAME && realm.0 == REALM && nonce.0 == NONCE);
     assert!(m.verify(key));
-    assert!(
-        m.unknown_required(|ty| ty.name().is_some())
-            .next()
-            .is_none()
-    );
-    let number = m
-        .get::<ChannelNumber>()
-        .expect("well-formed")
-        .expect("present");
-    let peer = m
-        .get::<XorPeerAddress>()
-        .expect("well-formed")
-        .expect("present");
+    assert!(m.unknown_required(|ty| ty.name().is_some()).next().is_none());
+    let number = m.get::<ChannelNumber>().expect("well-formed").expect("present");
+    let peer = m.get::<XorPeerAddress>().expect("well-formed").expect("present");
     black_box((number, peer));
 
     let fits = "the buffer holds any answer";
@@ -161,8 +139,7 @@ fn stun(
     key.check(m).expect("a valid integrity");
     let number = m.get(a::ATTR_CHANNEL_NUMBER).expect("present");
     let mut peer = stun::xoraddr::XorMappedAddress::default();
-    peer.get_from_as(m, a::ATTR_XOR_PEER_ADDRESS)
-        .expect("present");
+    peer.get_from_as(m, a::ATTR_XOR_PEER_ADDRESS).expect("present");
     black_box((number, peer));
 
     reply.reset();

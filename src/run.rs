@@ -55,6 +55,10 @@ impl std::error::Error for ServeError {}
 /// The sources a rate is kept for at once: 1 MiB of memory, whatever a flood brings.
 const RATE_SLOTS: usize = 1 << 17;
 
+/// Kernel buffer of a relay socket, each way: a quarter of a second of a fast peer. It is a bound,
+/// not a reservation; without the privilege to exceed net.core.rmem_max the kernel gives less.
+const RELAY_BUFFER: usize = 1 << 20;
+
 /// Runs the relay until it is told to stop. `path` is where a reload reads the configuration;
 /// `announce` is called once everything is bound and nothing can fail for want of it any more.
 ///
@@ -77,7 +81,8 @@ pub fn serve(
     let metrics = config.metrics.listen.map(bind_metrics).transpose()?;
     let shared = Arc::new(shared(&config, &relays, capacity)?);
     let range = config.relay.ports.clone();
-    let ports = Arc::new(Ports::new(relays.clone(), range, 0, Arc::clone(&shared)));
+    let buffer = RELAY_BUFFER.min(config.limits.socket_buffer);
+    let ports = Arc::new(Ports::new(relays.clone(), range, buffer, Arc::clone(&shared)));
     let context = rules::Context { relays, nonce_secret: rules::NonceSecret::random()? };
     let own = machine::own_addresses()?;
     let rules = Arc::new(rules::build(&config, &context, &own).map_err(ServeError::Input)?);

@@ -12,10 +12,7 @@ fn repository(path: &str) -> PathBuf {
 }
 
 fn turnway(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_turnway"))
-        .args(args)
-        .output()
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_turnway")).args(args).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -57,10 +54,7 @@ fn every_shipped_file_is_accepted_without_a_warning() {
 
 #[test]
 fn the_shipped_file_is_short() {
-    let lines = fs::read_to_string(repository("config/turnway.toml"))
-        .unwrap()
-        .lines()
-        .count();
+    let lines = fs::read_to_string(repository("config/turnway.toml")).unwrap().lines().count();
     assert!(lines <= 40, "{lines} lines");
 }
 
@@ -83,11 +77,9 @@ fn the_reference_shows_defaults_that_work() {
     let reference = reference_toml();
     let secret = "#rest_secrets = [";
     assert_eq!(reference.matches(secret).count(), 1);
-    let (config, warnings) = Config::parse(
-        Path::new("reference.toml"),
-        &reference.replace(secret, &secret[1..]),
-    )
-    .unwrap();
+    let (config, warnings) =
+        Config::parse(Path::new("reference.toml"), &reference.replace(secret, &secret[1..]))
+            .unwrap();
     assert_eq!(warnings, Vec::<String>::new());
 
     let short = "listen = [{ transport = \"udp\", address = \"0.0.0.0:3478\" }]\n\
@@ -102,12 +94,8 @@ fn every_example_value_of_the_reference_is_accepted() {
     let alternatives = ["nonce_secret_file", "password_file", "key"];
     let mut lines = Vec::new();
     for line in reference_toml().lines() {
-        let shown = line
-            .strip_prefix('#')
-            .filter(|rest| !rest.starts_with([' ', '#']));
-        let name = shown
-            .and_then(|rest| rest.split(" = ").next())
-            .unwrap_or_default();
+        let shown = line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#']));
+        let name = shown.and_then(|rest| rest.split(" = ").next()).unwrap_or_default();
         lines.push(match shown {
             Some(shown) if !alternatives.contains(&name) => shown.to_owned(),
             Some(_) | None => line.to_owned(),
@@ -132,11 +120,7 @@ fn init_writes_a_file_that_check_accepts_and_never_overwrites() {
     let init = turnway(&["init", "-o", path]);
     assert!(init.status.success(), "{}", text(&init.stderr));
     let written = fs::read_to_string(path).unwrap();
-    assert!(
-        written.lines().count() <= 40,
-        "{} lines",
-        written.lines().count()
-    );
+    assert!(written.lines().count() <= 40, "{} lines", written.lines().count());
     let mode = fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o600);
 
@@ -146,52 +130,33 @@ fn init_writes_a_file_that_check_accepts_and_never_overwrites() {
     let shown = text(&check.stdout);
     assert!(shown.contains("rest_secrets = [\"[redacted]\"]"), "{shown}");
     let (config, _) = Config::load(Path::new(path)).unwrap();
-    for secret in [
-        &config.auth.rest_secrets[0],
-        &config.auth.nonce_secret.unwrap(),
-    ] {
+    for secret in [&config.auth.rest_secrets[0], &config.auth.nonce_secret.unwrap()] {
         assert!(written.contains(secret.expose().as_str()));
-        assert!(
-            !shown.contains(secret.expose().as_str()),
-            "check shows a secret"
-        );
+        assert!(!shown.contains(secret.expose().as_str()), "check shows a secret");
     }
 
     let again = turnway(&["init", "-o", path]);
     assert_eq!(again.status.code(), Some(2));
-    assert!(
-        text(&again.stderr).contains("not overwritten"),
-        "{}",
-        text(&again.stderr)
-    );
+    assert!(text(&again.stderr).contains("not overwritten"), "{}", text(&again.stderr));
     assert_eq!(fs::read_to_string(path).unwrap(), written);
 }
 
 #[test]
 fn a_wrong_file_is_exit_code_2_and_says_where() {
-    let (_directory, path) = placed(
-        "wrong.toml",
-        "realm = \"a\"\n[peers]\nallow = [\"10.0.0.1/8\"]\n",
-    );
+    let (_directory, path) =
+        placed("wrong.toml", "realm = \"a\"\n[peers]\nallow = [\"10.0.0.1/8\"]\n");
     let path = path.to_str().unwrap();
     for command in ["check", "serve"] {
         let output = turnway(&[command, "-c", path]);
         assert_eq!(output.status.code(), Some(2), "{command}");
         assert_eq!(text(&output.stdout), "");
         let error = text(&output.stderr);
-        assert!(
-            error.contains("wrong.toml:3: peers.allow: \"10.0.0.1/8\""),
-            "{error}"
-        );
+        assert!(error.contains("wrong.toml:3: peers.allow: \"10.0.0.1/8\""), "{error}");
         assert!(error.contains("write \"10.0.0.0/8\""), "{error}");
     }
     let absent = turnway(&["check", "-c", "absent.toml"]);
     assert_eq!(absent.status.code(), Some(2));
-    assert!(
-        text(&absent.stderr).contains("absent.toml: cannot read"),
-        "{}",
-        text(&absent.stderr)
-    );
+    assert!(text(&absent.stderr).contains("absent.toml: cannot read"), "{}", text(&absent.stderr));
 }
 
 fn ice_server(output: &Output) -> serde_json::Value {
@@ -205,15 +170,8 @@ fn ice_server(output: &Output) -> serde_json::Value {
 fn credentials_come_from_the_configuration() {
     let example = fs::read_to_string(repository("config/examples/cloud-nat.toml")).unwrap();
     let (_directory, path) = placed("turnway.toml", &example);
-    let output = turnway(&[
-        "credentials",
-        "--user",
-        "alice",
-        "--ttl",
-        "2h",
-        "-c",
-        path.to_str().unwrap(),
-    ]);
+    let output =
+        turnway(&["credentials", "--user", "alice", "--ttl", "2h", "-c", path.to_str().unwrap()]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let server = ice_server(&output);
     assert_eq!(server["urls"][0], "turn:203.0.113.7:3478?transport=udp");
@@ -225,15 +183,9 @@ fn credentials_come_from_the_configuration() {
     let ahead = expiry.parse::<u64>().unwrap() - turnway::credentials::unix_now();
     assert!((7_000..=7_200).contains(&ahead), "{ahead} s");
     let shown = text(&output.stdout);
-    assert!(
-        shown.contains(&format!("username: {username}\n")),
-        "{shown}"
-    );
+    assert!(shown.contains(&format!("username: {username}\n")), "{shown}");
     let password = server["credential"].as_str().unwrap();
-    assert!(
-        shown.contains(&format!("password: {password}\n")),
-        "{shown}"
-    );
+    assert!(shown.contains(&format!("password: {password}\n")), "{shown}");
 }
 
 fn secret_file() -> (tempfile::TempDir, String) {
@@ -247,18 +199,11 @@ fn secret_file() -> (tempfile::TempDir, String) {
 fn credentials_come_from_a_secret_file() {
     let (_directory, secret) = secret_file();
     let host = ["--host", "turn.example.org"];
-    let args = [
-        &["credentials", "--user", "bob", "--secret-file", &secret][..],
-        &host,
-    ]
-    .concat();
+    let args = [&["credentials", "--user", "bob", "--secret-file", &secret][..], &host].concat();
     let output = turnway(&args);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let server = ice_server(&output);
-    assert_eq!(
-        server["urls"][0],
-        "turn:turn.example.org:3478?transport=udp"
-    );
+    assert_eq!(server["urls"][0], "turn:turn.example.org:3478?transport=udp");
 }
 
 #[test]
@@ -267,22 +212,13 @@ fn credentials_refuse_what_would_not_work_and_secrets_as_arguments() {
     let from_file = format!("--user bob --secret-file {secret}");
     for (arguments, reason) in [
         ("--user bob -c absent.toml".to_owned(), "turnway init"),
-        (
-            format!("{from_file} -c absent.toml --host a"),
-            "cannot be used with",
-        ),
-        (
-            "--user bob --secret 0123456789abcdef".to_owned(),
-            "unexpected argument",
-        ),
+        (format!("{from_file} -c absent.toml --host a"), "cannot be used with"),
+        ("--user bob --secret 0123456789abcdef".to_owned(), "unexpected argument"),
         (from_file.clone(), "--host"),
         (format!("{from_file} --host a:1"), "is not a host"),
         (format!("{from_file} --host a --ttl 60"), "has no unit"),
         (format!("{from_file} --host a --ttl 0s"), "expired already"),
-        (
-            from_file.replace("bob", "\t") + " --host a",
-            "is not a name",
-        ),
+        (from_file.replace("bob", "\t") + " --host a", "is not a name"),
     ] {
         let arguments: Vec<&str> = arguments.split(' ').collect();
         let output = turnway(&[&["credentials"], arguments.as_slice()].concat());
@@ -301,8 +237,5 @@ fn help_and_version_are_there() {
         assert!(turnway(&[command, "--help"]).status.success(), "{command}");
     }
     let version = turnway(&["--version"]);
-    assert_eq!(
-        text(&version.stdout).trim(),
-        concat!("turnway ", env!("CARGO_PKG_VERSION"))
-    );
+    assert_eq!(text(&version.stdout).trim(), concat!("turnway ", env!("CARGO_PKG_VERSION")));
 }

@@ -80,7 +80,10 @@ impl Shard {
         };
         let read = batch.read_stream(&connection.carry, &mut &connection.stream);
         match read {
-            Ok((_, 0)) => self.disconnect(index, batch),
+            Ok((_, 0)) => {
+                self.write_stream(index, batch); // what was asked before is answered
+                self.disconnect(index, batch);
+            }
             Ok((slot, _)) => self.on_frames(index, slot, batch),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {}

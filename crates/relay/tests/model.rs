@@ -84,16 +84,14 @@ fn allocate() -> impl Strategy<Value = Allocate> {
         rarely(0..4_usize),
         lifetime(),
     );
-    fields.prop_map(
-        |(transport, v6, additional_v6, even, token, lifetime)| Allocate {
-            transport,
-            v6,
-            additional_v6,
-            even,
-            token,
-            lifetime,
-        },
-    )
+    fields.prop_map(|(transport, v6, additional_v6, even, token, lifetime)| Allocate {
+        transport,
+        v6,
+        additional_v6,
+        even,
+        token,
+        lifetime,
+    })
 }
 
 fn lifetime() -> impl Strategy<Value = Option<u32>> {
@@ -152,17 +150,10 @@ fn settings(strict: bool) -> Settings {
     Settings {
         users: USERS.to_vec(),
         nonce_lifetime_s: u32::MAX,
-        relays: vec![
-            (LOCAL[0], reference::EXTERNAL[0]),
-            (LOCAL[1], reference::EXTERNAL[1]),
-        ],
+        relays: vec![(LOCAL[0], reference::EXTERNAL[0]), (LOCAL[1], reference::EXTERNAL[1])],
         ports: (reference::FIRST_PORT, reference::LAST_PORT),
         cap: reference::CAP as u32,
-        deny: if strict {
-            vec!["198.51.100.3/32", "2001:db8:99::3/128"]
-        } else {
-            Vec::new()
-        },
+        deny: if strict { vec!["198.51.100.3/32", "2001:db8:99::3/128"] } else { Vec::new() },
         limits: Limits {
             permissions_per_allocation: reference::PERMISSIONS,
             channels_per_allocation: reference::CHANNELS,
@@ -316,19 +307,14 @@ impl Both {
         let expected = self.model.allocate(client, (client + user) % 2, &wish);
         let (user, request, response) = self.ask(client, user, &ask_for(&wish));
         self.allocated(client, user, &wish, &expected, &response);
-        self.last
-            .insert(client, (request, user, wish, response.bytes));
+        self.last.insert(client, (request, user, wish, response.bytes));
     }
 
     fn retransmit(&mut self, client: usize) {
         let Some((request, user, wish, first)) = self.last.remove(&client) else {
             return;
         };
-        let succeeded = Response {
-            bytes: first.clone(),
-        }
-        .code()
-            == 0;
+        let succeeded = Response { bytes: first.clone() }.code() == 0;
         let expected = self.model.allocate(client, user, &wish);
         let asking = &mut self.clients[client];
         let own = (asking.user.clone(), asking.password.clone());
@@ -340,8 +326,7 @@ impl Both {
         } else {
             self.allocated(client, user, &wish, &expected, &response);
         }
-        self.last
-            .insert(client, (request, user, wish, response.bytes));
+        self.last.insert(client, (request, user, wish, response.bytes));
     }
 
     fn allocated(
@@ -352,22 +337,14 @@ impl Both {
         expected: &Codes,
         response: &Response,
     ) {
-        assert!(
-            expected.contains(&response.code()),
-            "{expected:?}, not {response:?}"
-        );
+        assert!(expected.contains(&response.code()), "{expected:?}, not {response:?}");
         if response.code() != 0 {
             return;
         }
         assert_eq!(response.lifetime(), Some(granted(wish.lifetime)));
-        assert_eq!(
-            response.mapped(),
-            Some(self.clients[client].at.tuple.client)
-        );
+        assert_eq!(response.mapped(), Some(self.clients[client].at.tuple.client));
         let relays: Vec<_> = response.relayed().into_iter().map(Model::local).collect();
-        let lacking = response
-            .lacking()
-            .map(|(family, code)| (family.number(), code));
+        let lacking = response.lacking().map(|(family, code)| (family.number(), code));
         match (wish.additional.is_some(), &relays[..]) {
             (true, [one]) if one.is_ipv4() => assert_eq!(lacking, Some((2, 508))),
             (true, [_]) => assert_eq!(lacking, Some((1, 508))),
@@ -379,8 +356,7 @@ impl Both {
         self.tokens.extend(response.token());
         let is_tcp = self.clients[client].at.tuple.transport.is_stream();
         let client = (client, is_tcp);
-        self.model
-            .allocated(client, user, wish, &relays, response.token());
+        self.model.allocated(client, user, wish, &relays, response.token());
     }
 
     fn refresh(
@@ -400,16 +376,9 @@ impl Both {
         }
         let (user, _, response) = self.ask(client, user, &ask);
         let expected = self.model.refresh(client, user, lifetime, family_asked);
-        assert!(
-            expected.contains(&response.code()),
-            "{expected:?}, not {response:?}"
-        );
+        assert!(expected.contains(&response.code()), "{expected:?}, not {response:?}");
         if response.code() == 0 {
-            let told = if lifetime == Some(0) {
-                0
-            } else {
-                granted(lifetime)
-            };
+            let told = if lifetime == Some(0) { 0 } else { granted(lifetime) };
             assert_eq!(response.lifetime(), Some(told));
         }
     }
@@ -417,40 +386,28 @@ impl Both {
     fn permit(&mut self, client: usize, user: usize, peers: &[usize]) {
         let peers: Vec<_> = peers.iter().map(|peer| self.peer(*peer)).collect();
         let start = Ask::new(Method::CREATE_PERMISSION);
-        let ask = peers
-            .iter()
-            .fold(start, |ask, peer| ask.with(XorPeerAddress(*peer)));
+        let ask = peers.iter().fold(start, |ask, peer| ask.with(XorPeerAddress(*peer)));
         let (user, _, response) = self.ask(client, user, &ask);
         let expected = self.model.create_permission(client, user, &peers);
-        assert!(
-            expected.contains(&response.code()),
-            "{expected:?}, not {response:?}"
-        );
+        assert!(expected.contains(&response.code()), "{expected:?}, not {response:?}");
     }
 
     fn bind(&mut self, client: usize, user: usize, number: u16, peer: usize) {
         let peer = self.peer(peer);
-        let ask = Ask::new(Method::CHANNEL_BIND)
-            .with(ChannelNumber(number))
-            .with(XorPeerAddress(peer));
+        let ask =
+            Ask::new(Method::CHANNEL_BIND).with(ChannelNumber(number)).with(XorPeerAddress(peer));
         let (user, _, response) = self.ask(client, user, &ask);
         let expected = self.model.channel_bind(client, user, number, peer);
-        assert!(
-            expected.contains(&response.code()),
-            "{expected:?}, not {response:?}"
-        );
+        assert!(expected.contains(&response.code()), "{expected:?}, not {response:?}");
     }
 
     fn send(&mut self, client: usize, peer: usize, payload: &[u8], ttl: u8) {
         let peer = self.peer(peer);
-        let ask = Ask::new(Method::SEND)
-            .with(XorPeerAddress(peer))
-            .with(Raw::<0x0013>(payload.to_vec()));
+        let ask =
+            Ask::new(Method::SEND).with(XorPeerAddress(peer)).with(Raw::<0x0013>(payload.to_vec()));
         let sent = self.datagram(client, &indication(&ask), ttl);
         let expected = (ttl > 1).then(|| self.model.send(client, peer, payload.len()));
-        let expected = expected
-            .flatten()
-            .map(|(from, to)| (from, to, payload.to_vec()));
+        let expected = expected.flatten().map(|(from, to)| (from, to, payload.to_vec()));
         assert_eq!(sent, expected);
     }
 
@@ -462,9 +419,7 @@ impl Both {
         }
         let sent = self.datagram(client, &data, ttl);
         let expected = (ttl > 1).then(|| self.model.channel_data(client, number, payload.len()));
-        let expected = expected
-            .flatten()
-            .map(|(from, to)| (from, to, payload.to_vec()));
+        let expected = expected.flatten().map(|(from, to)| (from, to, payload.to_vec()));
         assert_eq!(sent, expected);
     }
 
@@ -475,9 +430,7 @@ impl Both {
         ttl: u8,
     ) -> Option<(SocketAddr, SocketAddr, Vec<u8>)> {
         let ip = Some(IpFields { ttl, tos: 0x55 });
-        let sent = self.clients[client]
-            .datagram(&mut self.world, data, ip)
-            .ok()?;
+        let sent = self.clients[client].datagram(&mut self.world, data, ip).ok()?;
         let ttl = ttl - 1;
         assert_eq!(sent.ip, Some(IpFields { ttl, tos: 0x55 }));
         Some((sent.from, sent.to, sent.payload))
@@ -508,12 +461,7 @@ impl Both {
             return;
         };
         let peer = Model::local(self.peer(peer));
-        let error = IcmpError {
-            family: wire(family),
-            icmp_type,
-            code: 1,
-            data: 0,
-        };
+        let error = IcmpError { family: wire(family), icmp_type, code: 1, data: 0 };
         let told = self.world.icmp(relay, peer, error).map(|(to, _)| to);
         let expected = self.model.icmp(relay, peer, icmp_type);
         assert_eq!(told, expected.map(|client| self.clients[client].at));

@@ -105,15 +105,11 @@ impl RawAddress {
 }
 
 pub(crate) fn in_addr(ip: Ipv4Addr) -> libc::in_addr {
-    libc::in_addr {
-        s_addr: u32::from(ip).to_be(),
-    }
+    libc::in_addr { s_addr: u32::from(ip).to_be() }
 }
 
 pub(crate) fn in6_addr(ip: Ipv6Addr) -> libc::in6_addr {
-    libc::in6_addr {
-        s6_addr: ip.octets(),
-    }
+    libc::in6_addr { s6_addr: ip.octets() }
 }
 
 pub(crate) fn ipv4(address: libc::in_addr) -> Ipv4Addr {

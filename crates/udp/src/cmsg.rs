@@ -61,10 +61,7 @@ impl<'a> ControlWriter<'a> {
                 self.push(libc::IPPROTO_IP, libc::IP_PKTINFO, info);
             }
             IpAddr::V6(ip) => {
-                let info = libc::in6_pktinfo {
-                    ipi6_addr: in6_addr(ip),
-                    ipi6_ifindex: 0,
-                };
+                let info = libc::in6_pktinfo { ipi6_addr: in6_addr(ip), ipi6_ifindex: 0 };
                 self.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
             }
         }
@@ -91,11 +88,7 @@ impl<'a> ControlWriter<'a> {
             (*header).cmsg_len = length_of(size_of::<T>()) as _;
             (*header).cmsg_level = level;
             (*header).cmsg_type = kind;
-            target
-                .as_mut_ptr()
-                .add(length_of(0))
-                .cast::<T>()
-                .write_unaligned(value);
+            target.as_mut_ptr().add(length_of(0)).cast::<T>().write_unaligned(value);
         }
         self.length += space;
     }
@@ -171,11 +164,7 @@ impl<'a> Iterator for Messages<'a> {
         let header = unsafe { head.as_ptr().cast::<libc::cmsghdr>().read_unaligned() };
         let data = self.0.get(length_of(0)..header.cmsg_len as usize)?;
         self.0 = self.0.get(space_of(data.len())..).unwrap_or_default();
-        Some(Message {
-            level: header.cmsg_level,
-            kind: header.cmsg_type,
-            data,
-        })
+        Some(Message { level: header.cmsg_level, kind: header.cmsg_type, data })
     }
 }
 

@@ -115,11 +115,7 @@ fn parse(data: &[u8], peer: SocketAddr) -> Option<IcmpError> {
     const HEAD: usize = size_of::<libc::sock_extended_err>();
     let head = data.get(..HEAD)?;
     // SAFETY: `head` has the size of the type, which consists of integers.
-    let error = unsafe {
-        head.as_ptr()
-            .cast::<libc::sock_extended_err>()
-            .read_unaligned()
-    };
+    let error = unsafe { head.as_ptr().cast::<libc::sock_extended_err>().read_unaligned() };
     let family = match error.ee_origin {
         libc::SO_EE_ORIGIN_ICMP => Family::V4,
         libc::SO_EE_ORIGIN_ICMP6 => Family::V6,
@@ -134,9 +130,7 @@ fn parse(data: &[u8], peer: SocketAddr) -> Option<IcmpError> {
     };
     Some(IcmpError {
         peer,
-        offender: RawAddress::from_bytes(&data[HEAD..])
-            .get()
-            .map(|address| address.ip()),
+        offender: RawAddress::from_bytes(&data[HEAD..]).get().map(|address| address.ip()),
         family,
         icmp_type: error.ee_type,
         code: error.ee_code,

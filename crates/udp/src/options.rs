@@ -172,9 +172,7 @@ pub fn tune_stream(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     socket.set_tcp_user_timeout(Some(STREAM_TIMEOUT))?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
     socket.set_tcp_keepalive(&keepalive)
 }
 
@@ -191,11 +189,7 @@ pub(crate) fn set(socket: &impl AsRawFd, level: c_int, name: c_int, to: c_int) -
 
 /// A non-blocking, close-on-exec socket for one IP version only.
 fn socket(addr: SocketAddr, kind: Type) -> io::Result<socket2::Socket> {
-    let protocol = if kind == Type::DGRAM {
-        Protocol::UDP
-    } else {
-        Protocol::TCP
-    };
+    let protocol = if kind == Type::DGRAM { Protocol::UDP } else { Protocol::TCP };
     let socket = socket2::Socket::new(
         Domain::for_address(addr),
         kind.nonblocking().cloexec(),
@@ -222,12 +216,7 @@ fn set_datagram_options(socket: &socket2::Socket, addr: SocketAddr) -> io::Resul
             let level = libc::IPPROTO_IPV6;
             set(socket, level, libc::IPV6_RECVHOPLIMIT, 1)?;
             set(socket, level, libc::IPV6_RECVTCLASS, 1)?;
-            set(
-                socket,
-                level,
-                libc::IPV6_MTU_DISCOVER,
-                libc::IPV6_PMTUDISC_OMIT,
-            )
+            set(socket, level, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_OMIT)
         }
     }
 }

@@ -101,24 +101,12 @@ impl Poller {
         token: u64,
         interest: Interest,
     ) -> io::Result<()> {
-        let mut event = libc::epoll_event {
-            events: interest.0,
-            u64: token,
-        };
+        let mut event = libc::epoll_event { events: interest.0, u64: token };
         // SAFETY: `event` outlives the call.
         let done = unsafe {
-            libc::epoll_ctl(
-                self.0.as_raw_fd(),
-                operation,
-                fd.as_raw_fd(),
-                &raw mut event,
-            )
+            libc::epoll_ctl(self.0.as_raw_fd(), operation, fd.as_raw_fd(), &raw mut event)
         };
-        if done == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 
@@ -148,10 +136,7 @@ impl Events {
     /// The events.
     pub fn iter(&self) -> impl Iterator<Item = Event> + '_ {
         let filled = &self.list[..self.filled];
-        filled.iter().map(|event| Event {
-            token: event.u64,
-            flags: event.events,
-        })
+        filled.iter().map(|event| Event { token: event.u64, flags: event.events })
     }
 }
 
@@ -210,11 +195,7 @@ impl Waker {
         // SAFETY: eight bytes are readable at `one`. It fails only where the counter is full, and
         // then the waker is readable already.
         unsafe {
-            libc::write(
-                self.0.as_raw_fd(),
-                (&raw const one).cast(),
-                size_of::<u64>(),
-            );
+            libc::write(self.0.as_raw_fd(), (&raw const one).cast(), size_of::<u64>());
         }
     }
 
@@ -223,11 +204,7 @@ impl Waker {
         let mut count = 0_u64;
         // SAFETY: eight bytes are writable at `count`. It fails only where nobody called `wake`.
         unsafe {
-            libc::read(
-                self.0.as_raw_fd(),
-                (&raw mut count).cast(),
-                size_of::<u64>(),
-            );
+            libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>());
         }
     }
 }

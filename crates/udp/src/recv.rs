@@ -95,16 +95,7 @@ impl ReceiveBatch {
                 header
             })
             .collect();
-        Self {
-            slot_size,
-            space,
-            names,
-            controls,
-            _vectors: vectors,
-            headers,
-            used: 0,
-            last: 0,
-        }
+        Self { slot_size, space, names, controls, _vectors: vectors, headers, used: 0, last: 0 }
     }
 
     /// Touches all memory once, so that no page is faulted in while datagrams wait, and none that a
@@ -267,13 +258,7 @@ fn receive_into(socket: BorrowedFd<'_>, headers: &mut [libc::mmsghdr]) -> io::Re
     // them, since the batch is mutably borrowed here. A null timeout means none.
     let received = unsafe {
         let headers = headers.as_mut_ptr();
-        libc::recvmmsg(
-            socket.as_raw_fd(),
-            headers,
-            count,
-            flags as _,
-            ptr::null_mut(),
-        )
+        libc::recvmmsg(socket.as_raw_fd(), headers, count, flags as _, ptr::null_mut())
     };
     usize::try_from(received).map_err(|_| io::Error::last_os_error())
 }

@@ -61,10 +61,7 @@ pub struct Prefix {
 
 impl Prefix {
     /// No prefix.
-    pub const EMPTY: Self = Self {
-        bytes: [0; MAX_PREFIX],
-        length: 0,
-    };
+    pub const EMPTY: Self = Self { bytes: [0; MAX_PREFIX], length: 0 };
 
     /// Copies `prefix`.
     ///
@@ -74,10 +71,7 @@ impl Prefix {
     pub fn new(prefix: &[u8]) -> Self {
         let mut bytes = [0; MAX_PREFIX];
         bytes[..prefix.len()].copy_from_slice(prefix);
-        Self {
-            bytes,
-            length: prefix.len() as u8,
-        }
+        Self { bytes, length: prefix.len() as u8 }
     }
 
     /// The bytes.
@@ -99,11 +93,7 @@ pub struct Payload {
 
 impl Payload {
     /// No payload.
-    pub const EMPTY: Self = Self {
-        slot: 0,
-        offset: 0,
-        len: 0,
-    };
+    pub const EMPTY: Self = Self { slot: 0, offset: 0, len: 0 };
 }
 
 /// Datagrams to be sent, and the memory for the system calls that send them.
@@ -126,23 +116,14 @@ impl Default for SendBatch {
 impl SendBatch {
     /// An empty batch.
     pub fn new() -> Self {
-        Self {
-            queue: Vec::with_capacity(RUN),
-            order: Vec::with_capacity(RUN),
-            run: Run::new(),
-        }
+        Self { queue: Vec::with_capacity(RUN), order: Vec::with_capacity(RUN), run: Run::new() }
     }
 
     /// Queues a datagram.
     pub fn push(&mut self, datagram: Outgoing) {
+        debug_assert!(usize::from(datagram.pad) <= PADDING.len(), "padding is at most 3 bytes");
         debug_assert!(
-            usize::from(datagram.pad) <= PADDING.len(),
-            "padding is at most 3 bytes"
-        );
-        debug_assert!(
-            datagram
-                .source
-                .is_none_or(|source| source.is_ipv4() == datagram.to.is_ipv4()),
+            datagram.source.is_none_or(|source| source.is_ipv4() == datagram.to.is_ipv4()),
             "a datagram leaves from an address of its destination's family"
         );
         self.queue.push(datagram);
@@ -285,22 +266,13 @@ impl Run {
                 header
             })
             .collect();
-        Self {
-            names,
-            controls,
-            vectors,
-            headers,
-        }
+        Self { names, controls, vectors, headers }
     }
 
     /// Makes `datagram` the one at `position`.
     fn load(&mut self, position: usize, datagram: &Outgoing, received: &ReceiveBatch) {
         let Payload { slot, offset, len } = datagram.payload;
-        let payload = if len == 0 {
-            &[]
-        } else {
-            &received.data(slot)[offset..][..len]
-        };
+        let payload = if len == 0 { &[] } else { &received.data(slot)[offset..][..len] };
         let padding = &PADDING[..usize::from(datagram.pad)];
         let mut pieces = 0;
         for piece in [datagram.prefix.as_slice(), payload, padding] {
@@ -332,12 +304,7 @@ impl Run {
         }
         self.send(socket, tags, on_result);
         // It can only fail where the socket is no longer open.
-        let _ = set(
-            &socket,
-            libc::IPPROTO_IP,
-            libc::IP_MTU_DISCOVER,
-            libc::IP_PMTUDISC_OMIT,
-        );
+        let _ = set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT);
     }
 
     /// Sends the datagrams loaded last, one for each of `tags`.
@@ -354,9 +321,7 @@ impl Run {
                 // Less than asked for means that the next one failed. Why is not told, so it is
                 // tried again, as it must be anyway.
                 Ok(sent) => {
-                    tags.by_ref()
-                        .take(sent)
-                        .for_each(|tag| on_result(tag, Ok(())));
+                    tags.by_ref().take(sent).for_each(|tag| on_result(tag, Ok(())));
                     rest = &mut rest[sent..];
                     tried = 0;
                 }
@@ -400,10 +365,7 @@ fn write_control(control: &mut Control<CONTROL_SIZE>, datagram: &Outgoing) -> us
 
 /// A piece of a datagram to send; the kernel only reads it.
 fn vector(piece: &[u8]) -> libc::iovec {
-    libc::iovec {
-        iov_base: piece.as_ptr().cast_mut().cast(),
-        iov_len: piece.len(),
-    }
+    libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() }
 }
 
 fn send_from(socket: RawFd, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {

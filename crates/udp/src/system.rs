@@ -60,10 +60,7 @@ pub fn pin_thread(cpu: usize) -> io::Result<()> {
 ///
 /// Those of `getrlimit` and `setrlimit`.
 pub fn raise_nofile() -> io::Result<(u64, u64)> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is writable.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
     if limit.rlim_cur < limit.rlim_max {
@@ -85,12 +82,7 @@ pub fn default_route_address(family: Family) -> Option<IpAddr> {
     if family == Family::V6 {
         // A server's address is not one of the temporary ones, which change every day. A kernel
         // without privacy extensions has no others.
-        let _ = set(
-            &socket,
-            libc::IPPROTO_IPV6,
-            IPV6_ADDR_PREFERENCES,
-            IPV6_PREFER_SRC_PUBLIC,
-        );
+        let _ = set(&socket, libc::IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, IPV6_PREFER_SRC_PUBLIC);
     }
     socket.connect(SocketAddr::new(far, 53)).ok()?;
     Some(socket.local_addr().ok()?.ip()).filter(|address| is_of_use(*address))
@@ -108,10 +100,7 @@ fn is_of_use(address: IpAddr) -> bool {
 
 /// Nanoseconds of CLOCK_MONOTONIC, which never goes back.
 pub fn monotonic_ns() -> u64 {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is writable. It cannot fail: every Linux has this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
@@ -123,9 +112,5 @@ fn empty_cpu_set() -> libc::cpu_set_t {
 }
 
 fn check(result: i32) -> io::Result<()> {
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

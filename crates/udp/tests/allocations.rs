@@ -38,18 +38,12 @@ fn receiving_sending_and_failing_allocate_nothing() {
             batch.push(Outgoing {
                 ttl: data.ttl,
                 tos: data.tos,
-                payload: Payload {
-                    slot,
-                    offset: 4,
-                    len: data.data.len() - 4,
-                },
+                payload: Payload { slot, offset: 4, len: data.data.len() - 4 },
                 pad: 3,
                 ..plain(&relayed, to, b"head")
             });
         }
-        batch.flush(&received, &mut |_, result| {
-            failed += u32::from(result.is_err())
-        });
+        batch.flush(&received, &mut |_, result| failed += u32::from(result.is_err()));
         received.clear();
         read_errors(relayed.as_fd(), 8, &mut |_| {}).unwrap();
         // Loopback delivers at once.

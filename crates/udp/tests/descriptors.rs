@@ -12,10 +12,7 @@ use turnway_udp::system::raise_nofile;
 use turnway_udp::{accept, listener_tcp, listener_udp, relay_udp};
 
 fn set_soft_limit(soft: u64) {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is writable, then readable.
     unsafe {
         assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
@@ -40,14 +37,8 @@ fn emfile_is_passed_through_until_the_limit_is_raised() {
         assert!(held.len() < 40);
     };
     assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
-    assert_eq!(
-        listener_udp(any, 0).unwrap_err().raw_os_error(),
-        Some(libc::EMFILE)
-    );
-    assert_eq!(
-        accept(&listener).unwrap_err().raw_os_error(),
-        Some(libc::EMFILE)
-    );
+    assert_eq!(listener_udp(any, 0).unwrap_err().raw_os_error(), Some(libc::EMFILE));
+    assert_eq!(accept(&listener).unwrap_err().raw_os_error(), Some(libc::EMFILE));
 
     let (soft, hard) = raise_nofile().unwrap();
     assert_eq!(soft, hard);

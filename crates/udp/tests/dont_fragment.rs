@@ -27,10 +27,7 @@ fn df_is_in_the_header_of_flagged_datagrams_only() {
         let mut batch = SendBatch::new();
         let flags = [false, true, false, true, true, false];
         for dont_fragment in flags {
-            batch.push(Outgoing {
-                dont_fragment,
-                ..plain(&from, to, b"x")
-            });
+            batch.push(Outgoing { dont_fragment, ..plain(&from, to, b"x") });
         }
         assert_eq!(flush(&mut batch, &received), [(0, 0); 6]);
         turnway_udp::send_one(from.as_fd(), b"x", to, None).unwrap();
@@ -53,27 +50,13 @@ fn only_a_flagged_datagram_is_too_long_for_the_link() {
             let received = holding(&[0xcd; 3000]);
             let (from, peer) = (relay(ip), relay(ip));
             let to = peer.local_addr().unwrap();
-            let long = Payload {
-                slot: 0,
-                offset: 0,
-                len: 3000,
-            };
-            let template = Outgoing {
-                payload: long,
-                ..plain(&from, to, b"")
-            };
+            let long = Payload { slot: 0, offset: 0, len: 3000 };
+            let template = Outgoing { payload: long, ..plain(&from, to, b"") };
             let mut batch = SendBatch::new();
             for (tag, dont_fragment) in [false, true, false].into_iter().enumerate() {
-                batch.push(Outgoing {
-                    tag: tag as u32,
-                    dont_fragment,
-                    ..template
-                });
+                batch.push(Outgoing { tag: tag as u32, dont_fragment, ..template });
             }
-            assert_eq!(
-                flush(&mut batch, &received),
-                [(0, 0), (1, libc::EMSGSIZE), (2, 0)]
-            );
+            assert_eq!(flush(&mut batch, &received), [(0, 0), (1, libc::EMSGSIZE), (2, 0)]);
             let mut arrived = ReceiveBatch::new(2);
             receive(&mut arrived, &peer, 2);
             assert_eq!(arrived.get(1).data, [0xcd; 3000]);
@@ -107,10 +90,8 @@ fn fragmentation_needed(from: SocketAddr, to: SocketAddr, mtu: u16) -> Vec<u8> {
 }
 
 fn checksum(data: &[u8]) -> [u8; 2] {
-    let sum: u32 = data
-        .chunks(2)
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
-        .sum();
+    let sum: u32 =
+        data.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     (!(folded as u16 + (folded >> 16) as u16)).to_be_bytes()
 }
@@ -127,41 +108,23 @@ fn a_forged_icmp_error_is_told_but_does_not_shrink_the_path_mtu() {
 
         let received = holding(&[1; 1400]);
         while capture.read(&mut [0; 2000]).is_ok() {} // the one that `holding` sent
-        let whole = Payload {
-            slot: 0,
-            offset: 0,
-            len: 1400,
-        };
+        let whole = Payload { slot: 0, offset: 0, len: 1400 };
         let mut batch = SendBatch::new();
         for dont_fragment in [false, true] {
-            batch.push(Outgoing {
-                payload: whole,
-                dont_fragment,
-                ..plain(&from, to, b"")
-            });
+            batch.push(Outgoing { payload: whole, dont_fragment, ..plain(&from, to, b"") });
         }
         assert_eq!(flush(&mut batch, &received), [(0, 0); 2]);
         for _ in 0..2 {
             let mut packet = [0; 2000];
             wait_readable(&capture);
-            assert_eq!(
-                capture.read(&mut packet).unwrap(),
-                20 + 8 + 1400,
-                "not fragmented"
-            );
+            assert_eq!(capture.read(&mut packet).unwrap(), 20 + 8 + 1400, "not fragmented");
         }
 
         let mut errors = Vec::new();
-        assert_eq!(
-            read_errors(from.as_fd(), 8, &mut |error| errors.push(error)).unwrap(),
-            1
-        );
+        assert_eq!(read_errors(from.as_fd(), 8, &mut |error| errors.push(error)).unwrap(), 1);
         let error = errors[0];
         assert_eq!((error.peer, error.offender), (to, Some(V4)));
-        assert_eq!(
-            (error.family, error.icmp_type, error.code),
-            (Family::V4, 3, 4)
-        );
+        assert_eq!((error.family, error.icmp_type, error.code), (Family::V4, 3, 4));
         assert_eq!(error.info, 600);
     });
 }

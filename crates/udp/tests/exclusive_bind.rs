@@ -27,13 +27,7 @@ struct Holder(Child);
 impl Holder {
     fn of(socket: impl AsFd) -> Self {
         let socket = socket.as_fd().try_clone_to_owned().unwrap();
-        Self(
-            Command::new("sleep")
-                .arg("600")
-                .stdin(socket)
-                .spawn()
-                .unwrap(),
-        )
+        Self(Command::new("sleep").arg("600").stdin(socket).spawn().unwrap())
     }
 }
 
@@ -67,10 +61,7 @@ fn a_udp_listener_refuses_the_probe_until_it_is_closed() {
             assert!(is_in_use(probe_exclusive_udp, at), "another process's");
             drop(holder);
             assert!(!is_in_use(probe_exclusive_udp, at));
-            assert!(
-                !is_in_use(probe_exclusive_udp, at),
-                "the probe itself lets go"
-            );
+            assert!(!is_in_use(probe_exclusive_udp, at), "the probe itself lets go");
         }
     });
 }
@@ -114,14 +105,8 @@ fn the_wildcard_address_counts_as_in_use_where_one_address_is() {
     alone(|| {
         let (listener, _) = listener_udp("127.0.0.1:0".parse().unwrap(), 0).unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert!(is_in_use(
-            probe_exclusive_udp,
-            SocketAddr::from(([0; 4], port))
-        ));
-        assert!(!is_in_use(
-            probe_exclusive_udp,
-            SocketAddr::from(([0_u16; 8], port))
-        ));
+        assert!(is_in_use(probe_exclusive_udp, SocketAddr::from(([0; 4], port))));
+        assert!(!is_in_use(probe_exclusive_udp, SocketAddr::from(([0_u16; 8], port))));
     });
 }
 
@@ -132,10 +117,7 @@ fn a_relayed_transport_address_is_nobody_elses() {
             let relay = relay(ip);
             let at = relay.local_addr().unwrap();
             assert_eq!(relay_udp(at, 0).unwrap_err().kind(), ErrorKind::AddrInUse);
-            assert_eq!(
-                listener_udp(at, 0).unwrap_err().kind(),
-                ErrorKind::AddrInUse
-            );
+            assert_eq!(listener_udp(at, 0).unwrap_err().kind(), ErrorKind::AddrInUse);
             drop(relay);
             let (_listener, _) = listener_udp(at, 0).unwrap();
             assert_eq!(relay_udp(at, 0).unwrap_err().kind(), ErrorKind::AddrInUse);

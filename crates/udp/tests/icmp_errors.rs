@@ -22,9 +22,7 @@ fn in_error(socket: &Socket) -> bool {
     let poller = Poller::new().unwrap();
     poller.add(socket, 0, Interest::NONE).unwrap();
     let mut events = Events::new(1);
-    poller
-        .wait(&mut events, Some(std::time::Duration::ZERO))
-        .unwrap();
+    poller.wait(&mut events, Some(std::time::Duration::ZERO)).unwrap();
     events.iter().any(|event| event.error())
 }
 
@@ -33,14 +31,7 @@ fn port_unreachable(peer: SocketAddr) -> IcmpError {
         IpAddr::V4(_) => (Family::V4, 3, 3),
         IpAddr::V6(_) => (Family::V6, 1, 4),
     };
-    IcmpError {
-        peer,
-        offender: Some(peer.ip()),
-        family,
-        icmp_type,
-        code,
-        info: 0,
-    }
+    IcmpError { peer, offender: Some(peer.ip()), family, icmp_type, code, info: 0 }
 }
 
 #[test]
@@ -56,10 +47,7 @@ fn a_closed_port_costs_another_peer_no_datagram() {
             let mut batch = SendBatch::new();
             for number in 0..100_u8 {
                 let to = if number % 2 == 0 { closed_at } else { open_at };
-                batch.push(Outgoing {
-                    tag: number.into(),
-                    ..plain(&from, to, &[number])
-                });
+                batch.push(Outgoing { tag: number.into(), ..plain(&from, to, &[number]) });
             }
             let results = flush(&mut batch, &ReceiveBatch::new(1));
             assert_eq!(results, (0..100).map(|tag| (tag, 0)).collect::<Vec<_>>());
@@ -72,12 +60,7 @@ fn a_closed_port_costs_another_peer_no_datagram() {
             assert!(in_error(&from));
             let errors = errors_of(&from);
             assert!(!errors.is_empty());
-            assert!(
-                errors
-                    .iter()
-                    .all(|&error| error == port_unreachable(closed_at)),
-                "{errors:?}"
-            );
+            assert!(errors.iter().all(|&error| error == port_unreachable(closed_at)), "{errors:?}");
             assert!(!in_error(&from), "the queue was emptied");
         });
     }
@@ -100,10 +83,7 @@ fn a_pending_error_fails_neither_a_receive_nor_a_single_send() {
         send_one(from.as_fd(), b"refused", closed_at, None).unwrap();
         wait_for_error(&from);
         assert!(arrived.receive(from.as_fd(), 1).unwrap().is_empty());
-        UdpSocket::bind("127.0.0.1:0")
-            .unwrap()
-            .send_to(b"hello", at)
-            .unwrap();
+        UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"hello", at).unwrap();
         send_one(from.as_fd(), b"refused", closed_at, None).unwrap();
         arrived.clear();
         assert_eq!(arrived.receive(from.as_fd(), 4).unwrap(), 0..1);
@@ -135,22 +115,13 @@ fn an_unreachable_host_costs_another_peer_no_datagram() {
     // No route to 10.9.0.2 but an `unreachable` one: a failure of that datagram alone.
     let setup = ["link set lo up", "route add unreachable 10.9.0.0/24"];
     in_namespace(&setup, || {
-        let (from, open) = (
-            turnway_udp::relay_udp("0.0.0.0:0".parse().unwrap(), 0).unwrap(),
-            relay(V4),
-        );
+        let (from, open) =
+            (turnway_udp::relay_udp("0.0.0.0:0".parse().unwrap(), 0).unwrap(), relay(V4));
         let open_at = open.local_addr().unwrap();
         let mut batch = SendBatch::new();
         for tag in 0..20 {
-            let to = if tag % 2 == 0 {
-                "10.9.0.2:9".parse().unwrap()
-            } else {
-                open_at
-            };
-            batch.push(Outgoing {
-                tag,
-                ..plain(&from, to, b"x")
-            });
+            let to = if tag % 2 == 0 { "10.9.0.2:9".parse().unwrap() } else { open_at };
+            batch.push(Outgoing { tag, ..plain(&from, to, b"x") });
         }
         let results = flush(&mut batch, &ReceiveBatch::new(1));
         for (tag, error) in results {

@@ -20,10 +20,7 @@ fn both_wildcards_share_a_port_and_each_gets_its_family() {
         client.send_to(b"x", SocketAddr::new(ip, port)).unwrap();
         receive(&mut batch, this, 1);
         assert!(is_idle(other));
-        assert_eq!(
-            batch.get(batch.len() - 1).from,
-            client.local_addr().unwrap()
-        );
+        assert_eq!(batch.get(batch.len() - 1).from, client.local_addr().unwrap());
     }
 
     let tcp = listener_tcp("0.0.0.0:0".parse().unwrap(), 16).unwrap();
@@ -38,14 +35,8 @@ fn the_grant_says_what_the_kernel_gave() {
     assert!(default.asked == 0 && default.receive_got > 0 && default.send_got > 0);
     let asked = 65_536;
     let (listener, grant) = listener_udp(any, asked).unwrap();
-    assert_eq!(
-        (grant.asked, grant.receive_got, grant.send_got),
-        (asked, asked, asked)
-    );
-    assert_eq!(
-        SockRef::from(&listener).recv_buffer_size().unwrap(),
-        2 * asked
-    );
+    assert_eq!((grant.asked, grant.receive_got, grant.send_got), (asked, asked, asked));
+    assert_eq!(SockRef::from(&listener).recv_buffer_size().unwrap(), 2 * asked);
 }
 
 #[test]
@@ -63,10 +54,7 @@ fn an_accepted_stream_is_non_blocking_and_knows_both_addresses() {
         assert!(options.tcp_nodelay().unwrap() && options.keepalive().unwrap());
         assert!(options.tcp_user_timeout().unwrap().is_some());
 
-        assert_eq!(
-            stream.read(&mut [0; 8]).unwrap_err().kind(),
-            ErrorKind::WouldBlock
-        );
+        assert_eq!(stream.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock);
         client.write_all(b"request").unwrap();
         wait_readable(&stream);
         let mut buffer = [0; 16];

@@ -34,13 +34,9 @@ fn several_sockets_of_both_families_share_a_batch() {
         let relay = relay(ip);
         let sender = sender(ip, ttl, tos);
         let first = batch.len();
-        sender
-            .send_to(b"to the listener", listener.local_addr().unwrap())
-            .unwrap();
+        sender.send_to(b"to the listener", listener.local_addr().unwrap()).unwrap();
         receive(&mut batch, &listener, 1);
-        sender
-            .send_to(b"to the relay", relay.local_addr().unwrap())
-            .unwrap();
+        sender.send_to(b"to the relay", relay.local_addr().unwrap()).unwrap();
         sender.send_to(b"", relay.local_addr().unwrap()).unwrap();
         receive(&mut batch, &relay, 2);
 
@@ -58,11 +54,7 @@ fn several_sockets_of_both_families_share_a_batch() {
         assert_eq!(batch.get(first + 1).local, None);
     }
     assert_eq!(batch.len(), 6);
-    assert_eq!(
-        batch.get(0).data,
-        b"to the listener",
-        "later receives leave earlier ones alone"
-    );
+    assert_eq!(batch.get(0).data, b"to the listener", "later receives leave earlier ones alone");
 }
 
 #[test]
@@ -72,9 +64,7 @@ fn a_wildcard_listener_tells_the_address_a_datagram_came_to() {
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     let mut batch = ReceiveBatch::new(2);
     for ip in ["127.0.0.3", "127.0.0.4"] {
-        sender
-            .send_to(b"x", SocketAddr::new(ip.parse().unwrap(), port))
-            .unwrap();
+        sender.send_to(b"x", SocketAddr::new(ip.parse().unwrap(), port)).unwrap();
         receive(&mut batch, &listener, 1);
     }
     assert_eq!(batch.get(0).local, Some("127.0.0.3".parse().unwrap()));
@@ -86,9 +76,7 @@ fn a_full_batch_receives_nothing_until_it_is_cleared() {
     let relay = relay(V6);
     let sender = UdpSocket::bind("[::1]:0").unwrap();
     for number in 0..5 {
-        sender
-            .send_to(&[number], relay.local_addr().unwrap())
-            .unwrap();
+        sender.send_to(&[number], relay.local_addr().unwrap()).unwrap();
     }
     let mut batch = ReceiveBatch::new(2);
     let mut numbers = Vec::new();
@@ -114,22 +102,15 @@ fn a_cleared_slot_has_room_for_a_longer_header() {
     let relay = relay(V4);
     let (listener, _) = listener_udp(SocketAddr::new(V6, 0), 0).unwrap();
     let mut batch = ReceiveBatch::new(1);
-    sender(V4, 7, 1)
-        .send_to(b"short", relay.local_addr().unwrap())
-        .unwrap();
+    sender(V4, 7, 1).send_to(b"short", relay.local_addr().unwrap()).unwrap();
     receive(&mut batch, &relay, 1);
     batch.clear();
     let sender = sender(V6, 9, 2);
-    sender
-        .send_to(b"long", listener.local_addr().unwrap())
-        .unwrap();
+    sender.send_to(b"long", listener.local_addr().unwrap()).unwrap();
     receive(&mut batch, &listener, 1);
     let received = batch.get(0);
     assert_eq!(received.from, sender.local_addr().unwrap());
-    assert_eq!(
-        (received.local, received.ttl, received.tos),
-        (Some(V6), Some(9), Some(2))
-    );
+    assert_eq!((received.local, received.ttl, received.tos), (Some(V6), Some(9), Some(2)));
 }
 
 #[test]
@@ -137,9 +118,7 @@ fn max_bounds_a_receive() {
     let relay = relay(V4);
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     for number in 0..3 {
-        sender
-            .send_to(&[number], relay.local_addr().unwrap())
-            .unwrap();
+        sender.send_to(&[number], relay.local_addr().unwrap()).unwrap();
     }
     let mut batch = ReceiveBatch::new(8);
     assert_eq!(batch.receive(relay.as_fd(), 2).unwrap(), 0..2);
@@ -159,10 +138,7 @@ fn the_longest_datagrams_arrive_whole() {
         }
         receive(&mut batch, &relay, 3);
         for index in 0..3 {
-            assert!(
-                batch.get(index).data == data,
-                "{ip}: datagram {index} differs"
-            );
+            assert!(batch.get(index).data == data, "{ip}: datagram {index} differs");
             assert!(!batch.get(index).truncated);
         }
     }
@@ -173,9 +149,7 @@ fn a_datagram_longer_than_its_slot_is_flagged() {
     let relay = relay(V4);
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     for length in [100, 101, 99] {
-        sender
-            .send_to(&vec![7; length], relay.local_addr().unwrap())
-            .unwrap();
+        sender.send_to(&vec![7; length], relay.local_addr().unwrap()).unwrap();
     }
     let mut batch = ReceiveBatch::with_slot_size(4, 100);
     receive(&mut batch, &relay, 3);
@@ -189,9 +163,7 @@ fn kernel_drops_are_told() {
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     let mut batch = ReceiveBatch::new(64);
     for _ in 0..64 {
-        sender
-            .send_to(&[0; 1000], relay.local_addr().unwrap())
-            .unwrap();
+        sender.send_to(&[0; 1000], relay.local_addr().unwrap()).unwrap();
     }
     wait_readable(&relay);
     let kept = batch.receive(relay.as_fd(), 64).unwrap().len();

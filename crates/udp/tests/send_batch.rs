@@ -18,11 +18,7 @@ fn prefix_payload_and_padding_make_one_datagram() {
     let to = peer.local_addr().unwrap();
     let mut batch = SendBatch::new();
     let longest = [0xab; turnway_udp::send::MAX_PREFIX];
-    let middle = Payload {
-        slot: 0,
-        offset: 2,
-        len: 5,
-    };
+    let middle = Payload { slot: 0, offset: 2, len: 5 };
     let cases: [(&[u8], Payload, u8, &[u8]); 5] = [
         (b"head", middle, 3, b"head23456\0\0\0"),
         (b"", middle, 0, b"23456"),
@@ -31,18 +27,10 @@ fn prefix_payload_and_padding_make_one_datagram() {
         (&longest, Payload::EMPTY, 0, &longest),
     ];
     for (tag, &(prefix, payload, pad, _)) in cases.iter().enumerate() {
-        batch.push(Outgoing {
-            payload,
-            pad,
-            tag: tag as u32,
-            ..plain(&from, to, prefix)
-        });
+        batch.push(Outgoing { payload, pad, tag: tag as u32, ..plain(&from, to, prefix) });
     }
     assert_eq!(batch.len(), 5);
-    assert_eq!(
-        flush(&mut batch, &received),
-        [(0, 0), (1, 0), (2, 0), (3, 0), (4, 0)]
-    );
+    assert_eq!(flush(&mut batch, &received), [(0, 0), (1, 0), (2, 0), (3, 0), (4, 0)]);
     assert!(batch.is_empty());
     let mut arrived = ReceiveBatch::new(8);
     receive(&mut arrived, &peer, 5);
@@ -57,35 +45,20 @@ fn header_fields(ip: IpAddr, sources: [Option<IpAddr>; 3], from_any: &impl AsRaw
     let received = ReceiveBatch::new(1);
     let peer = relay(ip);
     let to = peer.local_addr().unwrap();
-    let template = Outgoing {
-        socket: from_any.as_raw_fd(),
-        ..plain(&peer, to, b"x")
-    };
+    let template = Outgoing { socket: from_any.as_raw_fd(), ..plain(&peer, to, b"x") };
     let mut batch = SendBatch::new();
     for (source, ttl, tos) in [
         (sources[0], Some(1), Some(0xb9)),
         (sources[1], Some(255), Some(0x03)),
         (sources[2], None, None),
     ] {
-        batch.push(Outgoing {
-            source,
-            ttl,
-            tos,
-            ..template
-        });
+        batch.push(Outgoing { source, ttl, tos, ..template });
     }
     assert_eq!(flush(&mut batch, &received), [(0, 0); 3]);
     let mut arrived = ReceiveBatch::new(8);
     receive(&mut arrived, &peer, 3);
     let fields = [0, 1, 2].map(|index| (arrived.get(index).ttl, arrived.get(index).tos));
-    assert_eq!(
-        fields,
-        [
-            (Some(1), Some(0xb9)),
-            (Some(255), Some(0x03)),
-            (Some(64), Some(0))
-        ]
-    );
+    assert_eq!(fields, [(Some(1), Some(0xb9)), (Some(255), Some(0x03)), (Some(64), Some(0))]);
     for (index, source) in sources.into_iter().enumerate() {
         assert_eq!(Some(arrived.get(index).from.ip()), source.or(Some(ip)));
     }
@@ -122,10 +95,7 @@ fn a_single_answer_leaves_from_the_address_asked() {
     send_one(listener.as_fd(), b"answer", to, Some(source)).unwrap();
     let mut buffer = [0; 16];
     let (length, from) = client.recv_from(&mut buffer).unwrap();
-    assert_eq!(
-        (&buffer[..length], from),
-        (&b"answer"[..], SocketAddr::new(source, port))
-    );
+    assert_eq!((&buffer[..length], from), (&b"answer"[..], SocketAddr::new(source, port)));
 }
 
 #[test]
@@ -135,11 +105,7 @@ fn the_longest_datagram_is_sent_whole() {
     let (peer, from) = (relay(V4), relay(V4));
     let mut batch = SendBatch::new();
     batch.push(Outgoing {
-        payload: Payload {
-            slot: 0,
-            offset: 0,
-            len: data.len(),
-        },
+        payload: Payload { slot: 0, offset: 0, len: data.len() },
         pad: 3,
         ..plain(&from, peer.local_addr().unwrap(), b"head")
     });
@@ -161,22 +127,13 @@ fn the_order_per_destination_is_kept() {
     for number in 0..240_u32 {
         let peer = peers[number as usize / 3 % 4].local_addr().unwrap();
         let socket = &from[number as usize % 3];
-        batch.push(Outgoing {
-            tag: number,
-            ..plain(socket, peer, &number.to_be_bytes())
-        });
+        batch.push(Outgoing { tag: number, ..plain(socket, peer, &number.to_be_bytes()) });
     }
     let results = flush(&mut batch, &received);
-    let mut tags: Vec<u32> = results
-        .iter()
-        .map(|&(tag, error)| (error == 0).then_some(tag).unwrap())
-        .collect();
+    let mut tags: Vec<u32> =
+        results.iter().map(|&(tag, error)| (error == 0).then_some(tag).unwrap()).collect();
     tags.sort_unstable();
-    assert_eq!(
-        tags,
-        (0..240).collect::<Vec<_>>(),
-        "one result for each datagram"
-    );
+    assert_eq!(tags, (0..240).collect::<Vec<_>>(), "one result for each datagram");
 
     for peer in &peers {
         let mut arrived = ReceiveBatch::new(60);
@@ -198,40 +155,18 @@ fn a_datagram_that_cannot_be_sent_costs_no_other() {
     let received = holding(&[0; 65_507]);
     let (peer, from) = (relay(V4), relay(V4));
     let to = peer.local_addr().unwrap();
-    let too_long = Payload {
-        slot: 0,
-        offset: 0,
-        len: 65_507,
-    };
-    let good = |tag| Outgoing {
-        tag,
-        ..plain(&from, to, b"good")
-    };
+    let too_long = Payload { slot: 0, offset: 0, len: 65_507 };
+    let good = |tag| Outgoing { tag, ..plain(&from, to, b"good") };
     let mut batch = SendBatch::new();
     batch.push(good(0));
-    batch.push(Outgoing {
-        payload: too_long,
-        ..good(1)
-    });
-    batch.push(Outgoing {
-        ttl: Some(0),
-        ..good(2)
-    });
+    batch.push(Outgoing { payload: too_long, ..good(1) });
+    batch.push(Outgoing { ttl: Some(0), ..good(2) });
     batch.push(good(3));
-    batch.push(Outgoing {
-        to: "[::1]:9".parse().unwrap(),
-        ..good(4)
-    });
-    batch.push(Outgoing {
-        source: Some("192.0.2.1".parse().unwrap()),
-        ..good(5)
-    });
+    batch.push(Outgoing { to: "[::1]:9".parse().unwrap(), ..good(4) });
+    batch.push(Outgoing { source: Some("192.0.2.1".parse().unwrap()), ..good(5) });
     batch.push(good(6));
     let results = flush(&mut batch, &received);
-    assert_eq!(
-        results.iter().map(|&(tag, _)| tag).collect::<Vec<_>>(),
-        [0, 1, 2, 3, 4, 5, 6]
-    );
+    assert_eq!(results.iter().map(|&(tag, _)| tag).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5, 6]);
     assert_eq!(results[1].1, libc::EMSGSIZE);
     assert_eq!(results[2].1, libc::EINVAL);
     for tag in [4, 5] {
@@ -259,17 +194,9 @@ fn a_full_send_buffer_is_an_error_of_that_datagram_not_a_spin() {
         let from = turnway_udp::relay_udp("10.9.0.1:0".parse().unwrap(), 4096).unwrap();
         let mut batch = SendBatch::new();
         for tag in 0..64 {
-            let payload = Payload {
-                slot: 0,
-                offset: 0,
-                len: 1400,
-            };
+            let payload = Payload { slot: 0, offset: 0, len: 1400 };
             let to = "10.9.0.2:9".parse().unwrap();
-            batch.push(Outgoing {
-                tag,
-                payload,
-                ..plain(&from, to, b"")
-            });
+            batch.push(Outgoing { tag, payload, ..plain(&from, to, b"") });
         }
         let results = flush(&mut batch, &received);
         assert_eq!(results.len(), 64);

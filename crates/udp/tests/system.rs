@@ -24,10 +24,7 @@ fn a_pinned_thread_may_use_its_cpu_alone() {
         .unwrap();
     }
     for nowhere in [1023, usize::MAX] {
-        assert_eq!(
-            pin_thread(nowhere).unwrap_err().raw_os_error(),
-            Some(libc::EINVAL)
-        );
+        assert_eq!(pin_thread(nowhere).unwrap_err().raw_os_error(), Some(libc::EINVAL));
     }
 }
 
@@ -47,19 +44,10 @@ fn the_default_route_says_the_address_of_each_family() {
         assert_eq!(default_route_address(Family::V4), None);
         assert_eq!(default_route_address(Family::V6), None);
     });
-    let routes = [
-        "route add default via 10.9.1.2",
-        "-6 route add default via fd00:9::2",
-    ];
+    let routes = ["route add default via 10.9.1.2", "-6 route add default via fd00:9::2"];
     in_namespace(&[&setup[..], &routes].concat(), || {
-        assert_eq!(
-            default_route_address(Family::V4),
-            Some("10.9.1.1".parse().unwrap())
-        );
-        assert_eq!(
-            default_route_address(Family::V6),
-            Some("fd00:9::1".parse().unwrap())
-        );
+        assert_eq!(default_route_address(Family::V4), Some("10.9.1.1".parse().unwrap()));
+        assert_eq!(default_route_address(Family::V6), Some("fd00:9::1".parse().unwrap()));
     });
 }
 

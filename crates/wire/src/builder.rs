@@ -35,11 +35,7 @@ impl<'b> Builder<'b> {
         header[2..4].copy_from_slice(&[0, 0]);
         header[4..8].copy_from_slice(&MAGIC_COOKIE.to_be_bytes());
         header[8..].copy_from_slice(&tid.0);
-        Ok(Self {
-            out,
-            len: HEADER_LEN,
-            tid,
-        })
+        Ok(Self { out, len: HEADER_LEN, tid })
     }
 
     /// Appends an attribute and zeroes its padding.
@@ -83,22 +79,15 @@ impl<'b> Builder<'b> {
         //# Therefore, prior to computation of the CRC, this
         //# value must be correct and include the CRC attribute as part of the
         //# message length.
-        self.append(
-            AttributeType::FINGERPRINT,
-            FINGERPRINT_LEN,
-            |value, before| {
-                value.copy_from_slice(&fingerprint(before));
-            },
-        )
+        self.append(AttributeType::FINGERPRINT, FINGERPRINT_LEN, |value, before| {
+            value.copy_from_slice(&fingerprint(before));
+        })
     }
 
     /// Bytes written so far, the header included.
     #[inline]
     #[must_use]
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "a message always has its header"
-    )]
+    #[expect(clippy::len_without_is_empty, reason = "a message always has its header")]
     pub fn len(&self) -> usize {
         self.len
     }

@@ -85,9 +85,7 @@ pub enum Frame {
 #[must_use]
 pub fn frame(stream: &[u8]) -> Frame {
     let Some(&first) = stream.first() else {
-        return Frame::Incomplete {
-            need: CHANNEL_HEADER_LEN,
-        };
+        return Frame::Incomplete { need: CHANNEL_HEADER_LEN };
     };
     match classify(first) {
         Kind::Stun => stun_frame(stream),
@@ -116,9 +114,7 @@ fn stun_frame(stream: &[u8]) -> Frame {
 
 fn channel_frame(stream: &[u8]) -> Frame {
     let Some(length) = length_field(stream) else {
-        return Frame::Incomplete {
-            need: CHANNEL_HEADER_LEN,
-        };
+        return Frame::Incomplete { need: CHANNEL_HEADER_LEN };
     };
     //= rfc8656#section-12.5
     //# The padding is not reflected in the length

@@ -78,10 +78,7 @@ impl IntegrityAlgorithm {
     /// Bytes of the value as we send it: never truncated.
     #[inline]
     #[must_use]
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "the length of a value, not of a container"
-    )]
+    #[expect(clippy::len_without_is_empty, reason = "the length of a value, not of a container")]
     pub const fn len(self) -> usize {
         match self {
             Self::Sha1 => 20,
@@ -134,10 +131,7 @@ impl LongTermKey {
         }
         let mut key = [0; 32];
         key[..bytes.len()].copy_from_slice(bytes);
-        Some(Self {
-            algorithm,
-            bytes: key,
-        })
+        Some(Self { algorithm, bytes: key })
     }
 
     /// How the key was made.

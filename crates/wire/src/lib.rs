@@ -63,8 +63,7 @@ pub use attribute::{Attribute, AttributeType, Encode};
 pub use builder::Builder;
 pub use channel::{
     CHANNEL_HEADER_LEN, CHANNEL_MAX, CHANNEL_MIN, ChannelData, Frame, OLD_CHANNEL_MAX,
-    channel_header, frame,
-    padding,
+    channel_header, frame, padding,
 };
 pub use error::{BufferFull, Malformed, ParseError};
 pub use integrity::{IntegrityAlgorithm, IntegrityKey, LongTermKey, PasswordAlgorithm, user_hash};

@@ -178,10 +178,7 @@ impl<'a> Message<'a> {
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
         check_header(bytes)?;
-        let mut message = Self {
-            bytes,
-            first: [0; AttributeType::COUNT],
-        };
+        let mut message = Self { bytes, first: [0; AttributeType::COUNT] };
         let mut honoured = Honoured::Anything;
         let mut at = HEADER_LEN;
         while at < bytes.len() {
@@ -267,11 +264,7 @@ impl<'a> Message<'a> {
     /// Every honoured attribute in order, repeated ones included, with its value (no padding).
     #[inline]
     pub fn attributes(&self) -> impl Iterator<Item = (AttributeType, &'a [u8])> + use<'a> {
-        Attributes {
-            bytes: self.bytes,
-            at: HEADER_LEN,
-            honoured: Honoured::Anything,
-        }
+        Attributes { bytes: self.bytes, at: HEADER_LEN, honoured: Honoured::Anything }
     }
 
     /// The first honoured occurrence of `A`, decoded; `None` if there is none.
@@ -290,9 +283,7 @@ impl<'a> Message<'a> {
     /// Every honoured occurrence of `A` in order, for the attributes that may be repeated
     /// (XOR-PEER-ADDRESS in CreatePermission).
     pub fn all<A: Attribute<'a>>(&self) -> impl Iterator<Item = Result<A, Malformed>> {
-        self.attributes()
-            .filter(|&(ty, _)| ty == A::TYPE)
-            .map(|(_, value)| self.decode(value))
+        self.attributes().filter(|&(ty, _)| ty == A::TYPE).map(|(_, value)| self.decode(value))
     }
 
     /// The comprehension-required attributes that the caller does not understand, in order, each
@@ -337,9 +328,7 @@ impl<'a> Message<'a> {
     #[must_use]
     pub fn verify(&self, key: &IntegrityKey) -> bool {
         let ty = key.algorithm().attribute();
-        let at = ty
-            .index()
-            .map_or(0, |index| usize::from(self.first[index]) * 4);
+        let at = ty.index().map_or(0, |index| usize::from(self.first[index]) * 4);
         if at == 0 {
             return false;
         }
@@ -368,16 +357,8 @@ impl<'a> Message<'a> {
 impl fmt::Debug for Message<'_> {
     /// Class, method, transaction id and the attributes' names; no values, some are secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {:?} {}",
-            self.method(),
-            self.class(),
-            self.transaction_id()
-        )?;
-        f.debug_list()
-            .entries(self.attributes().map(|(ty, _)| ty))
-            .finish()
+        write!(f, "{} {:?} {}", self.method(), self.class(), self.transaction_id())?;
+        f.debug_list().entries(self.attributes().map(|(ty, _)| ty)).finish()
     }
 }
 
@@ -432,9 +413,7 @@ struct Found<'a> {
 /// The attribute whose header starts at `at`; `None` if it ends beyond `bytes`.
 #[inline]
 fn read(bytes: &[u8], at: usize) -> Option<Found<'_>> {
-    let (header, rest) = bytes
-        .get(at..)?
-        .split_first_chunk::<ATTRIBUTE_HEADER_LEN>()?;
+    let (header, rest) = bytes.get(at..)?.split_first_chunk::<ATTRIBUTE_HEADER_LEN>()?;
     let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
     let padded = len + padding(len);
     if padded > rest.len() {

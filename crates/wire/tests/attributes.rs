@@ -22,18 +22,9 @@ fn the_table_has_each_number_and_name_once() {
     for (i, ty) in table.iter().enumerate() {
         let (name, defined_in) = (ty.name().unwrap(), ty.defined_in().unwrap());
         assert_eq!(ty.to_string(), name);
-        assert!(
-            defined_in.starts_with("RFC ") || *ty == AttributeType::ORIGIN,
-            "{name}"
-        );
-        assert!(
-            table[i + 1..].iter().all(|other| other > ty),
-            "{name} is out of order"
-        );
-        assert!(
-            table[i + 1..].iter().all(|other| other.name() != ty.name()),
-            "{name} twice"
-        );
+        assert!(defined_in.starts_with("RFC ") || *ty == AttributeType::ORIGIN, "{name}");
+        assert!(table[i + 1..].iter().all(|other| other > ty), "{name} is out of order");
+        assert!(table[i + 1..].iter().all(|other| other.name() != ty.name()), "{name} twice");
     }
     assert_eq!(AttributeType(0x7777).name(), None);
     assert_eq!(AttributeType(0x7777).to_string(), "attribute 0x7777");
@@ -94,21 +85,13 @@ fn addresses_of_other_families_and_lengths_are_refused() {
         b"\x00\x02\xA1\x470123456789abcde",
         b"\x00\x02\xA1\x470123456789abcdefg",
     ]);
-    refused::<XorPeerAddress>(&[
-        b"",
-        b"\0",
-        b"\0\x01\0\0",
-        b"\x00\x03\xA1\x47\xE1\x12\xA6\x43",
-    ]);
+    refused::<XorPeerAddress>(&[b"", b"\0", b"\0\x01\0\0", b"\x00\x03\xA1\x47\xE1\x12\xA6\x43"]);
     //= rfc8489#section-14.1
     //= type=test
     //# The first 8 bits of the MAPPED-ADDRESS MUST be set to 0 and MUST be
     //# ignored by receivers.
     let first = XorPeerAddress::decode(b"\xFF\x01\xA1\x47\xE1\x12\xA6\x43", TID);
-    assert_eq!(
-        first,
-        Some(XorPeerAddress("192.0.2.1:32853".parse().unwrap()))
-    );
+    assert_eq!(first, Some(XorPeerAddress("192.0.2.1:32853".parse().unwrap())));
 }
 
 #[test]
@@ -116,10 +99,7 @@ fn an_ipv4_address_inside_ipv6_stays_what_it_is_on_the_wire() {
     let mapped: SocketAddr = "[::ffff:192.0.2.1]:1".parse().unwrap();
     let mut value = [0; 20];
     XorPeerAddress(mapped).encode(&mut value, TID);
-    assert_eq!(
-        XorPeerAddress::decode(&value, TID),
-        Some(XorPeerAddress(mapped))
-    );
+    assert_eq!(XorPeerAddress::decode(&value, TID), Some(XorPeerAddress(mapped)));
 }
 
 #[test]
@@ -129,16 +109,8 @@ fn strings() {
     both_ways(Nonce(b"nonce"), 0x0015, b"nonce");
     both_ways(Software(b"Turnway"), 0x8022, b"Turnway");
     both_ways(AlternateDomain(b"turn.example"), 0x8003, b"turn.example");
-    both_ways(
-        Origin(b"https://example.org"),
-        0x802F,
-        b"https://example.org",
-    );
-    both_ways(
-        ThirdPartyAuthorization(b"turn.example"),
-        0x802E,
-        b"turn.example",
-    );
+    both_ways(Origin(b"https://example.org"), 0x802F, b"https://example.org");
+    both_ways(ThirdPartyAuthorization(b"turn.example"), 0x802E, b"turn.example");
     both_ways(AccessToken(b"token"), 0x001B, b"token");
     both_ways(MobilityTicket(b""), 0x8030, b"");
     both_ways(Data(b"\0\x01\x02"), 0x0013, b"\0\x01\x02");
@@ -153,19 +125,13 @@ fn overlong_strings_are_refused() {
     //# be able to parse a UTF-8-encoded sequence of 763 or fewer octets to
     //# be compatible with [RFC5389].
     let long = [b'a'; 764];
-    assert_eq!(
-        Username::decode(&long[..763], TID),
-        Some(Username(&long[..763]))
-    );
+    assert_eq!(Username::decode(&long[..763], TID), Some(Username(&long[..763])));
     refused::<Username>(&[&long]);
     assert_eq!(Realm::decode(&long[..763], TID), Some(Realm(&long[..763])));
     refused::<Realm>(&[&long]);
     assert_eq!(Nonce::decode(&long[..763], TID), Some(Nonce(&long[..763])));
     refused::<Nonce>(&[&long]);
-    assert_eq!(
-        Software::decode(&long[..763], TID),
-        Some(Software(&long[..763]))
-    );
+    assert_eq!(Software::decode(&long[..763], TID), Some(Software(&long[..763])));
     refused::<Software>(&[&long]);
     assert!(AlternateDomain::decode(&long[..255], TID).is_some());
     refused::<AlternateDomain>(&[&long[..256]]);
@@ -176,36 +142,21 @@ fn overlong_strings_are_refused() {
 
 #[test]
 fn error_codes() {
-    let error = ErrorCode {
-        code: code::STALE_NONCE,
-        reason: b"Stale Nonce",
-    };
+    let error = ErrorCode { code: code::STALE_NONCE, reason: b"Stale Nonce" };
     both_ways(error, 0x0009, b"\0\0\x04\x26Stale Nonce");
-    let error = AddressErrorCode {
-        family: Family::V6,
-        code: code::INSUFFICIENT_CAPACITY,
-        reason: b"",
-    };
+    let error =
+        AddressErrorCode { family: Family::V6, code: code::INSUFFICIENT_CAPACITY, reason: b"" };
     both_ways(error, 0x8001, b"\x02\0\x05\x08");
     refused::<AddressErrorCode>(&[b"\x03\0\x05\x08", b"\x02\0\x05", b"\x02\0\x07\x08"]);
     //= rfc8489#section-14.8
     //= type=test
     //# The value MUST be between 3
     //# and 6.
-    refused::<ErrorCode>(&[
-        b"\0\0\x02\0",
-        b"\0\0\x07\0",
-        b"\0\0\x04\x64",
-        b"\0\0\x04",
-        b"",
-    ]);
+    refused::<ErrorCode>(&[b"\0\0\x02\0", b"\0\0\x07\0", b"\0\0\x04\x64", b"\0\0\x04", b""]);
     //= rfc8489#section-14.8
     //= type=test
     //# Receivers MUST ignore these bits.
-    let expected = ErrorCode {
-        code: 401,
-        reason: b"",
-    };
+    let expected = ErrorCode { code: 401, reason: b"" };
     assert_eq!(ErrorCode::decode(b"\xFF\xFF\xFC\x01", TID), Some(expected));
     for code in 300..=699 {
         let error = ErrorCode { code, reason: b"" };
@@ -218,10 +169,7 @@ fn error_codes() {
 #[test]
 fn every_code_has_its_phrase() {
     assert_eq!(code::reason(code::UNAUTHENTICATED), "Unauthenticated");
-    assert_eq!(
-        code::reason(code::INSUFFICIENT_CAPACITY),
-        "Insufficient Capacity"
-    );
+    assert_eq!(code::reason(code::INSUFFICIENT_CAPACITY), "Insufficient Capacity");
     assert_eq!(code::reason(499), "");
 }
 
@@ -239,10 +187,7 @@ fn lists() {
     let value = encoded(&PasswordAlgorithms::new(&algorithms));
     assert_eq!(value, b"\0\x02\0\0\0\x01\0\0");
     let offered = PasswordAlgorithms::decode(&value, TID).unwrap();
-    assert_eq!(
-        offered.iter().collect::<Vec<_>>(),
-        [(2, &b""[..]), (1, b"")]
-    );
+    assert_eq!(offered.iter().collect::<Vec<_>>(), [(2, &b""[..]), (1, b"")]);
     assert_eq!(encoded(&offered), value);
 }
 
@@ -257,10 +202,7 @@ fn password_algorithms_with_parameters() {
     let expected = [(9, &b"hello"[..]), (1, b""), (10, b"x")];
     assert_eq!(offered.iter().collect::<Vec<_>>(), expected);
     for len in [1, 2, 3, 5, 8] {
-        assert!(
-            PasswordAlgorithms::decode(&value[..len], TID).is_none(),
-            "{len} bytes"
-        );
+        assert!(PasswordAlgorithms::decode(&value[..len], TID).is_none(), "{len} bytes");
     }
     let md5 = PasswordAlgorithmAttribute(PasswordAlgorithm::Md5);
     both_ways(md5, 0x001D, b"\0\x01\0\0");
@@ -291,34 +233,19 @@ fn numbers() {
 #[test]
 fn flags() {
     both_ways(EvenPort { reserve_next: true }, 0x0018, b"\x80");
-    both_ways(
-        EvenPort {
-            reserve_next: false,
-        },
-        0x0018,
-        b"\x00",
-    );
+    both_ways(EvenPort { reserve_next: false }, 0x0018, b"\x00");
     refused::<EvenPort>(&[b"", b"\x80\0"]);
     both_ways(DontFragment, 0x001A, b"");
     refused::<DontFragment>(&[b"\0"]);
     both_ways(UseCandidate, 0x0025, b"");
-    for (change_ip, change_port, bits) in [
-        (false, false, 0),
-        (false, true, 2),
-        (true, false, 4),
-        (true, true, 6),
-    ] {
-        let change = ChangeRequest {
-            change_ip,
-            change_port,
-        };
+    for (change_ip, change_port, bits) in
+        [(false, false, 0), (false, true, 2), (true, false, 4), (true, true, 6)]
+    {
+        let change = ChangeRequest { change_ip, change_port };
         both_ways(change, 0x0003, &[0, 0, 0, bits]);
     }
     both_ways(ResponsePort(5000), 0x0027, b"\x13\x88\0\0");
-    assert_eq!(
-        ResponsePort::decode(b"\x13\x88", TID),
-        Some(ResponsePort(5000))
-    );
+    assert_eq!(ResponsePort::decode(b"\x13\x88", TID), Some(ResponsePort(5000)));
     refused::<ResponsePort>(&[b"", b"\x13", b"\x13\x88\0", b"\x13\x88\0\0\0"]);
 }
 
@@ -330,25 +257,15 @@ fn families() {
     let unknown = RequestedAddressFamily::decode(b"\x03\0\0\0", TID);
     assert_eq!(unknown, Some(requested(None)));
     refused::<RequestedAddressFamily>(&[b"", b"\x01", b"\x01\0\0\0\0"]);
-    let additional = AdditionalAddressFamily {
-        family: Some(Family::V6),
-    };
+    let additional = AdditionalAddressFamily { family: Some(Family::V6) };
     both_ways(additional, 0x8000, b"\x02\0\0\0");
 }
 
 #[test]
 fn icmp_has_seven_bits_of_type_and_nine_of_code() {
-    let unreachable = Icmp {
-        icmp_type: 3,
-        code: 4,
-        data: 1280,
-    };
+    let unreachable = Icmp { icmp_type: 3, code: 4, data: 1280 };
     both_ways(unreachable, 0x8004, b"\0\0\x06\x04\0\0\x05\0");
-    let largest = Icmp {
-        icmp_type: 127,
-        code: 255,
-        data: 0,
-    };
+    let largest = Icmp { icmp_type: 127, code: 255, data: 0 };
     both_ways(largest, 0x8004, b"\0\0\xFE\xFF\0\0\0\0");
     // No ICMP code is above 255.
     refused::<Icmp>(&[b"\0\0\x07\x04\0\0\0\0", b"\0\0\x06\x04\0\0\0", b""]);
@@ -376,12 +293,7 @@ fn reserved_bits_are_ignored_when_received() {
     //# The RFFU field must be set to zero on transmission and ignored on
     //# reception.
     let even = EvenPort::decode(b"\x7F", TID);
-    assert_eq!(
-        even,
-        Some(EvenPort {
-            reserve_next: false
-        })
-    );
+    assert_eq!(even, Some(EvenPort { reserve_next: false }));
     //= rfc8656#section-18.8
     //= type=test
     //# The RFFU field MUST be set to zero on transmission and MUST be
@@ -398,37 +310,22 @@ fn reserved_bits_are_ignored_when_received() {
 
 #[test]
 fn secrets_and_payloads_do_not_show() {
-    assert_eq!(
-        format!("{:?}", AccessToken(b"token")),
-        "AccessToken(5 bytes)"
-    );
-    assert_eq!(
-        format!("{:?}", MobilityTicket(b"ticket")),
-        "MobilityTicket(6 bytes)"
-    );
+    assert_eq!(format!("{:?}", AccessToken(b"token")), "AccessToken(5 bytes)");
+    assert_eq!(format!("{:?}", MobilityTicket(b"ticket")), "MobilityTicket(6 bytes)");
     assert_eq!(format!("{:?}", Data(b"payload")), "Data(7 bytes)");
-    assert_eq!(
-        format!("{:?}", Username(b"al\nice")),
-        "Username(\"al\\nice\")"
-    );
+    assert_eq!(format!("{:?}", Username(b"al\nice")), "Username(\"al\\nice\")");
     let key = LongTermKey::derive(PasswordAlgorithm::Sha256, b"user", b"realm", b"pass");
     assert_eq!(format!("{key:?}"), "LongTermKey(Sha256, secret)");
 }
 
 #[test]
 fn a_key_derived_elsewhere_must_have_its_length() {
-    for (algorithm, right) in [
-        (PasswordAlgorithm::Md5, 16),
-        (PasswordAlgorithm::Sha256, 32),
-    ] {
+    for (algorithm, right) in [(PasswordAlgorithm::Md5, 16), (PasswordAlgorithm::Sha256, 32)] {
         for len in 0..=33 {
             let key = LongTermKey::from_bytes(algorithm, &[7; 33][..len]);
             assert_eq!(key.is_some(), len == right);
             if let Some(key) = key {
-                assert_eq!(
-                    (key.algorithm(), key.as_bytes()),
-                    (algorithm, &[7; 33][..len])
-                );
+                assert_eq!((key.algorithm(), key.as_bytes()), (algorithm, &[7; 33][..len]));
             }
         }
     }
@@ -453,10 +350,6 @@ fn encoded(attribute: &impl Encode) -> Vec<u8> {
 
 fn refused<'a, A: Attribute<'a>>(values: &[&'a [u8]]) {
     for value in values {
-        assert!(
-            A::decode(value, TID).is_none(),
-            "{} from {value:?}",
-            A::TYPE
-        );
+        assert!(A::decode(value, TID).is_none(), "{} from {value:?}", A::TYPE);
     }
 }

@@ -87,11 +87,7 @@ fn length_field_must_be_what_follows_the_header() {
     for surplus in 1..=4 {
         let mut message = honest.clone();
         message.resize(honest.len() + surplus, 0);
-        assert_eq!(
-            parse_error(&message),
-            ParseError::BadLength,
-            "{surplus} surplus bytes"
-        );
+        assert_eq!(parse_error(&message), ParseError::BadLength, "{surplus} surplus bytes");
     }
 }
 
@@ -121,11 +117,7 @@ fn attribute_must_end_within_the_message() {
             // The last attribute's four value bytes, or some of them and padding.
             1..=4 => assert!(Message::parse(&message).is_ok(), "length {lie}"),
             // Its value is read as a further attribute's header: type 0x7761, length 0x7265.
-            _ => assert_eq!(
-                parse_error(&message),
-                ParseError::AttributeOverrun,
-                "length {lie}"
-            ),
+            _ => assert_eq!(parse_error(&message), ParseError::AttributeOverrun, "length {lie}"),
         }
     }
 }
@@ -159,10 +151,7 @@ fn first_of_duplicates_wins() {
     ]);
     let message = Message::parse(&message).unwrap();
     assert_eq!(message.get(), Ok(Some(Username(b"first"))));
-    assert_eq!(
-        message.raw(AttributeType(UNKNOWN_OPTIONAL)),
-        Some(&b"one"[..])
-    );
+    assert_eq!(message.raw(AttributeType(UNKNOWN_OPTIONAL)), Some(&b"one"[..]));
     let all: Vec<_> = message.all::<Username>().collect();
     assert_eq!(all, [Ok(Username(b"first")), Ok(Username(b"second"))]);
 }
@@ -171,9 +160,7 @@ fn first_of_duplicates_wins() {
 fn a_malformed_first_occurrence_is_not_saved_by_a_second() {
     let message = request(&[(0x000D, b"bad"), (0x000D, &600u32.to_be_bytes())]);
     let message = Message::parse(&message).unwrap();
-    let malformed = Malformed {
-        attribute: AttributeType::LIFETIME,
-    };
+    let malformed = Malformed { attribute: AttributeType::LIFETIME };
     assert_eq!(message.get::<Lifetime>(), Err(malformed));
     assert_eq!(malformed.to_string(), "malformed LIFETIME");
     assert!(message.has(AttributeType::LIFETIME));
@@ -190,10 +177,7 @@ fn every_peer_address_of_a_create_permission_is_found_in_order() {
     }
     let len = builder.finish();
     let message = Message::parse(&out[..len]).unwrap();
-    let found: Vec<_> = message
-        .all()
-        .map(|p| p.map(|XorPeerAddress(a)| a))
-        .collect();
+    let found: Vec<_> = message.all().map(|p| p.map(|XorPeerAddress(a)| a)).collect();
     assert_eq!(found, peers.map(Ok));
 }
 
@@ -219,26 +203,15 @@ fn after_message_integrity_only_sha256_and_fingerprint_are_honoured() {
     let message = Message::parse(&message).unwrap();
     assert_eq!(
         types(&message),
-        [
-            USERNAME,
-            MESSAGE_INTEGRITY,
-            MESSAGE_INTEGRITY_SHA256,
-            FINGERPRINT
-        ]
+        [USERNAME, MESSAGE_INTEGRITY, MESSAGE_INTEGRITY_SHA256, FINGERPRINT]
     );
     assert_eq!(message.get(), Ok(Some(Username(b"covered"))));
     assert_eq!(message.all::<Username>().count(), 1);
     assert_eq!(message.get::<Software>(), Ok(None));
     assert!(!message.has(AttributeType(UNKNOWN_OPTIONAL)));
     assert_eq!(message.raw(AttributeType(UNKNOWN_OPTIONAL)), None);
-    assert_eq!(
-        message.unknown_required(|ty| ty.name().is_some()).count(),
-        0
-    );
-    assert_eq!(
-        message.raw(AttributeType::MESSAGE_INTEGRITY),
-        Some(&[1; 20][..])
-    );
+    assert_eq!(message.unknown_required(|ty| ty.name().is_some()).count(), 0);
+    assert_eq!(message.raw(AttributeType::MESSAGE_INTEGRITY), Some(&[1; 20][..]));
 }
 
 #[test]
@@ -258,15 +231,9 @@ fn after_sha256_only_fingerprint_is_honoured() {
     ]);
     let message = with_fingerprint(message);
     let message = Message::parse(&message).unwrap();
-    assert_eq!(
-        types(&message),
-        [USERNAME, MESSAGE_INTEGRITY_SHA256, FINGERPRINT]
-    );
+    assert_eq!(types(&message), [USERNAME, MESSAGE_INTEGRITY_SHA256, FINGERPRINT]);
     assert!(!message.verify(&key(IntegrityAlgorithm::Sha1)));
-    assert_eq!(
-        message.raw(AttributeType::MESSAGE_INTEGRITY_SHA256),
-        Some(&[2; 32][..])
-    );
+    assert_eq!(message.raw(AttributeType::MESSAGE_INTEGRITY_SHA256), Some(&[2; 32][..]));
 }
 
 #[test]
@@ -307,11 +274,7 @@ fn fingerprint_must_be_right() {
         for bit in 0..8 {
             let mut message = message.clone();
             message[byte] ^= 1 << bit;
-            assert_eq!(
-                parse_error(&message),
-                ParseError::BadFingerprint,
-                "byte {byte}"
-            );
+            assert_eq!(parse_error(&message), ParseError::BadFingerprint, "byte {byte}");
         }
     }
 }
@@ -332,11 +295,7 @@ fn fingerprint_must_be_last_and_of_four_bytes() {
     }
     for len in [0, 1, 3, 5, 8] {
         let message = request(&[(FINGERPRINT, &[0; 8][..len])]);
-        assert_eq!(
-            parse_error(&message),
-            ParseError::BadFingerprint,
-            "{len} bytes"
-        );
+        assert_eq!(parse_error(&message), ParseError::BadFingerprint, "{len} bytes");
     }
 }
 
@@ -346,10 +305,7 @@ fn integrity_of_any_other_length_never_verifies() {
     //= type=test
     //# The value must be the full 32 bytes unless the STUN Usage
     //# explicitly specifies that truncation is allowed.
-    for (algorithm, full) in [
-        (IntegrityAlgorithm::Sha1, 20),
-        (IntegrityAlgorithm::Sha256, 32),
-    ] {
+    for (algorithm, full) in [(IntegrityAlgorithm::Sha1, 20), (IntegrityAlgorithm::Sha256, 32)] {
         let ty = algorithm.attribute();
         for len in (0..=36).filter(|&len| len != full) {
             // The right HMAC for a message with a value of this length, cut or prolonged.
@@ -362,10 +318,7 @@ fn integrity_of_any_other_length_never_verifies() {
             let message = Message::parse(&message).unwrap();
             assert!(message.has(ty));
             assert_eq!(message.integrity(), Some(algorithm));
-            assert!(
-                !message.verify(&key(algorithm)),
-                "{algorithm:?} with {len} bytes"
-            );
+            assert!(!message.verify(&key(algorithm)), "{algorithm:?} with {len} bytes");
         }
     }
 }
@@ -379,10 +332,7 @@ fn integrity_covers_every_byte_before_it_and_is_checked_in_every_byte() {
             let mut message = original.clone();
             message[byte] ^= 1;
             let message = Message::parse(&message).unwrap();
-            assert!(
-                !message.verify(&key(algorithm)),
-                "{algorithm:?}, byte {byte}"
-            );
+            assert!(!message.verify(&key(algorithm)), "{algorithm:?}, byte {byte}");
         }
     }
 }
@@ -415,17 +365,10 @@ fn without_its_integrity_attribute_no_key_verifies() {
 
 #[test]
 fn class_and_method_survive_their_interleaving() {
-    for class in [
-        Class::Request,
-        Class::Indication,
-        Class::Success,
-        Class::Error,
-    ] {
+    for class in [Class::Request, Class::Indication, Class::Success, Class::Error] {
         for method in 0..=0xFFF {
             let mut out = [0; 20];
-            let len = Builder::new(&mut out, class, Method(method), TID)
-                .unwrap()
-                .finish();
+            let len = Builder::new(&mut out, class, Method(method), TID).unwrap().finish();
             let message = Message::parse(&out[..len]).unwrap();
             assert_eq!((message.class(), message.method()), (class, Method(method)));
             assert_eq!(message.transaction_id(), TID);
@@ -463,20 +406,14 @@ fn a_message_of_nothing_but_attribute_headers_is_read_to_its_end() {
     append(&mut message, 0x0014, b"");
     let message = Message::parse(&message).unwrap();
     assert_eq!(message.get(), Ok(Some(Realm(b""))));
-    assert_eq!(
-        message.unknown_required(|ty| ty.name().is_some()).count(),
-        many.len()
-    );
+    assert_eq!(message.unknown_required(|ty| ty.name().is_some()).count(), many.len());
 }
 
 #[test]
 fn debug_shows_names_and_no_values() {
     let message = signed(IntegrityAlgorithm::Sha1, b"alice");
     let shown = format!("{:?}", Message::parse(&message).unwrap());
-    assert_eq!(
-        shown,
-        "ChannelBind Request 6162636465666768696a6b6c[USERNAME, MESSAGE-INTEGRITY]"
-    );
+    assert_eq!(shown, "ChannelBind Request 6162636465666768696a6b6c[USERNAME, MESSAGE-INTEGRITY]");
     let shown = format!("{:?}", key(IntegrityAlgorithm::Sha1));
     assert_eq!(shown, "IntegrityKey(Sha1, secret)");
 }

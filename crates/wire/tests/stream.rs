@@ -48,11 +48,7 @@ fn only_numbers_of_channels_are_channels() {
     for number in 0..=u16::MAX {
         let datagram = channel_header(number, 0);
         let expected = (0x4000..=0x7FFF).contains(&number);
-        assert_eq!(
-            ChannelData::parse(&datagram).is_some(),
-            expected,
-            "{number:#06x}"
-        );
+        assert_eq!(ChannelData::parse(&datagram).is_some(), expected, "{number:#06x}");
     }
 }
 
@@ -64,25 +60,14 @@ fn channel_data_on_a_stream_is_padded() {
     //# field of the ChannelData message, so the actual size of a ChannelData
     //# message (including padding) is (4 + Length) rounded up to the nearest
     //# multiple of 4 (see Section 14 of [RFC8489]).
-    for (length, len) in [
-        (0, 4),
-        (1, 8),
-        (2, 8),
-        (3, 8),
-        (4, 8),
-        (5, 12),
-        (65_535, 65_540),
-    ] {
+    for (length, len) in [(0, 4), (1, 8), (2, 8), (3, 8), (4, 8), (5, 12), (65_535, 65_540)] {
         let header = channel_header(0x4001, length);
         let payload = 4 + usize::from(length);
         let mut stream = [&header[..], &vec![0; len - 4], b"next"].concat();
         assert_eq!(frame(&stream), Frame::Complete { len, payload });
         stream.truncate(len - 1);
-        let expected = if len == 4 {
-            Frame::Incomplete { need: 4 }
-        } else {
-            Frame::Incomplete { need: len }
-        };
+        let expected =
+            if len == 4 { Frame::Incomplete { need: 4 } } else { Frame::Incomplete { need: len } };
         assert_eq!(frame(&stream), expected, "length {length}");
     }
 }
@@ -96,16 +81,9 @@ fn stun_on_a_stream_one_byte_at_a_time() {
             1..=3 => 20,
             _ => 28,
         };
-        assert_eq!(
-            frame(&message[..len]),
-            Frame::Incomplete { need },
-            "{len} bytes"
-        );
+        assert_eq!(frame(&message[..len]), Frame::Incomplete { need }, "{len} bytes");
     }
-    let complete = Frame::Complete {
-        len: 28,
-        payload: 28,
-    };
+    let complete = Frame::Complete { len: 28, payload: 28 };
     assert_eq!(frame(message), complete);
     assert_eq!(frame(&[&message[..], &message[..]].concat()), complete);
 }
@@ -116,17 +94,10 @@ fn a_stream_that_is_neither_is_given_up_at_once() {
         assert_eq!(frame(&[first]), Frame::Invalid, "first byte {first}");
     }
     for length in 1..=3 {
-        assert_eq!(
-            frame(&[0, 1, 0, length]),
-            Frame::Invalid,
-            "misaligned {length}"
-        );
+        assert_eq!(frame(&[0, 1, 0, length]), Frame::Invalid, "misaligned {length}");
     }
     assert_eq!(frame(b"\x00\x01\x00\x08\x21\x12\xa4\x43"), Frame::Invalid);
-    assert_eq!(
-        frame(b"\x00\x01\x00\x08\x21\x12\xa4"),
-        Frame::Incomplete { need: 28 }
-    );
+    assert_eq!(frame(b"\x00\x01\x00\x08\x21\x12\xa4"), Frame::Incomplete { need: 28 });
 }
 
 #[test]

@@ -62,17 +62,11 @@ const SHA256_REQUEST: &str = "
 fn rfc5769_2_1_request() {
     let bytes = bytes(REQUEST);
     let message = Message::parse(&bytes).unwrap();
-    assert_eq!(
-        (message.class(), message.method()),
-        (Class::Request, Method::BINDING)
-    );
+    assert_eq!((message.class(), message.method()), (Class::Request, Method::BINDING));
     assert_eq!(message.transaction_id(), ICE_TID);
     assert_eq!(message.get(), Ok(Some(Software(b"STUN test client"))));
     assert_eq!(message.get(), Ok(Some(Priority(0x6e00_01ff))));
-    assert_eq!(
-        message.get(),
-        Ok(Some(IceControlled(0x932f_f9b1_5126_3b36)))
-    );
+    assert_eq!(message.get(), Ok(Some(IceControlled(0x932f_f9b1_5126_3b36))));
     assert_eq!(message.get(), Ok(Some(Username(b"evtj:h6vY"))));
     assert!(message.has_fingerprint());
     assert_eq!(message.integrity(), Some(IntegrityAlgorithm::Sha1));
@@ -85,10 +79,7 @@ fn rfc5769_2_1_request() {
 fn rfc5769_2_2_ipv4_response() {
     let bytes = bytes(IPV4_RESPONSE);
     let message = Message::parse(&bytes).unwrap();
-    assert_eq!(
-        (message.class(), message.method()),
-        (Class::Success, Method::BINDING)
-    );
+    assert_eq!((message.class(), message.method()), (Class::Success, Method::BINDING));
     assert_eq!(message.get(), Ok(Some(Software(b"test vector"))));
     let mapped = XorMappedAddress("192.0.2.1:32853".parse().unwrap());
     assert_eq!(message.get(), Ok(Some(mapped)));
@@ -100,11 +91,7 @@ fn rfc5769_2_2_ipv4_response() {
 fn rfc5769_2_3_ipv6_response() {
     let bytes = bytes(IPV6_RESPONSE);
     let message = Message::parse(&bytes).unwrap();
-    let mapped = XorMappedAddress(
-        "[2001:db8:1234:5678:11:2233:4455:6677]:32853"
-            .parse()
-            .unwrap(),
-    );
+    let mapped = XorMappedAddress("[2001:db8:1234:5678:11:2233:4455:6677]:32853".parse().unwrap());
     assert_eq!(message.get(), Ok(Some(mapped)));
     assert!(message.verify(&ice_key()));
     assert_same_attribute(&bytes, 36, &mapped);
@@ -113,12 +100,8 @@ fn rfc5769_2_3_ipv6_response() {
 #[test]
 fn rfc5769_2_4_long_term_request_read_and_written() {
     let expected = bytes(LONG_TERM_REQUEST);
-    let key = LongTermKey::derive(
-        PasswordAlgorithm::Md5,
-        MATRIX.as_bytes(),
-        b"example.org",
-        PASSWORD,
-    );
+    let key =
+        LongTermKey::derive(PasswordAlgorithm::Md5, MATRIX.as_bytes(), b"example.org", PASSWORD);
     let key = IntegrityKey::new(IntegrityAlgorithm::Sha1, key.as_bytes());
     let message = Message::parse(&expected).unwrap();
     assert!(message.verify(&key));
@@ -127,9 +110,7 @@ fn rfc5769_2_4_long_term_request_read_and_written() {
     let mut out = [0xAA; 256];
     let mut request = Builder::new(&mut out, Class::Request, Method::BINDING, LONG_TID).unwrap();
     request.add(&Username(MATRIX.as_bytes())).unwrap();
-    request
-        .add(&Nonce(b"f//499k954d6OL34oL9FSTvy64sA"))
-        .unwrap();
+    request.add(&Nonce(b"f//499k954d6OL34oL9FSTvy64sA")).unwrap();
     request.add(&Realm(b"example.org")).unwrap();
     request.integrity(&key).unwrap();
     let len = request.finish();
@@ -139,12 +120,8 @@ fn rfc5769_2_4_long_term_request_read_and_written() {
 #[test]
 fn rfc8489_b_1_userhash_and_sha256_read_and_written() {
     let expected = bytes(SHA256_REQUEST);
-    let key = LongTermKey::derive(
-        PasswordAlgorithm::Sha256,
-        MATRIX.as_bytes(),
-        b"example.org",
-        PASSWORD,
-    );
+    let key =
+        LongTermKey::derive(PasswordAlgorithm::Sha256, MATRIX.as_bytes(), b"example.org", PASSWORD);
     let key = IntegrityKey::new(IntegrityAlgorithm::Sha256, key.as_bytes());
     let hash = UserHash(user_hash(MATRIX.as_bytes(), b"example.org"));
     let message = Message::parse(&expected).unwrap();
@@ -157,9 +134,7 @@ fn rfc8489_b_1_userhash_and_sha256_read_and_written() {
     let mut out = [0xAA; 256];
     let mut request = Builder::new(&mut out, Class::Request, Method::BINDING, LONG_TID).unwrap();
     request.add(&hash).unwrap();
-    request
-        .add(&Nonce(b"obMatJos2AAACf//499k954d6OL34oL9FSTvy64sA"))
-        .unwrap();
+    request.add(&Nonce(b"obMatJos2AAACf//499k954d6OL34oL9FSTvy64sA")).unwrap();
     request.add(&Realm(b"example.org")).unwrap();
     request.add(&chosen).unwrap();
     request.integrity(&key).unwrap();

@@ -25,10 +25,7 @@ fn padding_is_zero_even_where_the_buffer_was_dirty() {
         assert_eq!(end, 24 + len + padding(len));
         assert_eq!(out[24..24 + len], *value);
         assert!(out[24 + len..end].iter().all(|&byte| byte == 0));
-        assert!(
-            out[end..].iter().all(|&byte| byte == 0xFF),
-            "wrote beyond the message"
-        );
+        assert!(out[end..].iter().all(|&byte| byte == 0xFF), "wrote beyond the message");
     }
 }
 
@@ -108,19 +105,14 @@ fn channel_prefix_makes_a_channel_data_message() {
     let prefix = Prefix::channel(0x4ABC, 5);
     let datagram = [prefix.as_bytes(), b"hello"].concat();
     assert_eq!(datagram[..4], [0x4A, 0xBC, 0x00, 0x05]);
-    let expected = ChannelData {
-        number: 0x4ABC,
-        data: b"hello",
-    };
+    let expected = ChannelData { number: 0x4ABC, data: b"hello" };
     assert_eq!(ChannelData::parse(&datagram), Some(expected));
 }
 
 #[test]
 fn data_prefix_makes_the_data_indication_the_builder_would() {
-    let peers: [SocketAddr; 2] = [
-        "192.0.2.1:5000".parse().unwrap(),
-        "[2001:db8::1]:5000".parse().unwrap(),
-    ];
+    let peers: [SocketAddr; 2] =
+        ["192.0.2.1:5000".parse().unwrap(), "[2001:db8::1]:5000".parse().unwrap()];
     for peer in peers {
         for len in [0, 1, 2, 3, 4, 5, 1200, Prefix::MAX_DATA] {
             let payload = vec![0xAB; usize::from(len)];

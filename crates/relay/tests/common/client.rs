@@ -24,10 +24,7 @@ pub(crate) struct Ask {
 
 impl Ask {
     pub(crate) fn new(method: Method) -> Self {
-        Self {
-            method,
-            attributes: Vec::new(),
-        }
+        Self { method, attributes: Vec::new() }
     }
 
     /// An Allocate for UDP.
@@ -41,17 +38,13 @@ impl Ask {
     }
 
     pub(crate) fn create_permission(peers: &[&str]) -> Self {
-        peers
-            .iter()
-            .fold(Self::new(Method::CREATE_PERMISSION), |ask, peer| {
-                ask.with(XorPeerAddress(addr(peer)))
-            })
+        peers.iter().fold(Self::new(Method::CREATE_PERMISSION), |ask, peer| {
+            ask.with(XorPeerAddress(addr(peer)))
+        })
     }
 
     pub(crate) fn channel_bind(number: u16, peer: &str) -> Self {
-        Self::new(Method::CHANNEL_BIND)
-            .with(ChannelNumber(number))
-            .with(XorPeerAddress(addr(peer)))
+        Self::new(Method::CHANNEL_BIND).with(ChannelNumber(number)).with(XorPeerAddress(addr(peer)))
     }
 
     pub(crate) fn with<A: Encode + 'static>(mut self, attribute: A) -> Self {
@@ -98,19 +91,11 @@ impl TestClient {
     /// Alice's socket at `address`, over UDP.
     pub(crate) fn new(address: &str) -> Self {
         let client = addr(address);
-        let server = if client.is_ipv4() {
-            LISTENER
-        } else {
-            LISTENER_V6
-        };
+        let server = if client.is_ipv4() { LISTENER } else { LISTENER_V6 };
         Self {
             shard: 0,
             at: Client {
-                tuple: FiveTuple {
-                    transport: Transport::Udp,
-                    client,
-                    server: addr(server),
-                },
+                tuple: FiveTuple { transport: Transport::Udp, client, server: addr(server) },
                 link: Link(u32::from(client.port())),
             },
             user: "alice".into(),
@@ -179,10 +164,7 @@ impl TestClient {
         match response.code() {
             401 | 438 => assert!(message.integrity().is_none()),
             400 if message.integrity().is_none() => {}
-            _ if signed => assert!(
-                message.verify(&self.key()),
-                "the response is not the server's"
-            ),
+            _ if signed => assert!(message.verify(&self.key()), "the response is not the server's"),
             _ => {}
         }
         Some(response)
@@ -310,14 +292,7 @@ impl TestClient {
     ) -> Result<Sent, Reason> {
         let server = &mut world.servers[self.shard];
         match server.route_client(&self.at, data, ip, world.now) {
-            Route::ToPeer {
-                via,
-                to,
-                skip,
-                len,
-                dont_fragment,
-                ip,
-            } => Ok(Sent {
+            Route::ToPeer { via, to, skip, len, dont_fragment, ip } => Ok(Sent {
                 from: world.sockets[self.shard][&via],
                 to,
                 payload: data[usize::from(skip)..usize::from(skip) + usize::from(len)].to_vec(),

@@ -1,10 +1,7 @@
 //! A world for the rules: servers, a port pool, a virtual clock, and a shell that does at once
 //! what the rules want. [`client`] has the clients that live in it.
 
-#![allow(
-    dead_code,
-    reason = "each test binary includes this file and uses a part of it"
-)]
+#![allow(dead_code, reason = "each test binary includes this file and uses a part of it")]
 
 pub(crate) mod client;
 
@@ -80,10 +77,7 @@ impl Default for Settings {
             v6: true,
             allow: vec!["198.51.100.0/24", "2001:db8:99::/48"],
             deny: Vec::new(),
-            relays: vec![
-                ("203.0.113.7", "203.0.113.7"),
-                ("2001:db8:7::7", "2001:db8:7::7"),
-            ],
+            relays: vec![("203.0.113.7", "203.0.113.7"), ("2001:db8:7::7", "2001:db8:7::7")],
             ports: (49152, 65535),
             servers: 1,
             cap: 10_000,
@@ -101,11 +95,7 @@ impl Settings {
         let auth = AuthConfig {
             realm: self.realm.clone(),
             users: self.users.iter().map(user).collect(),
-            rest_secrets: self
-                .rest_secrets
-                .iter()
-                .map(|s| s.as_bytes().to_vec())
-                .collect(),
+            rest_secrets: self.rest_secrets.iter().map(|s| s.as_bytes().to_vec()).collect(),
             rest_separator: b':',
             nonce_secret: b"sixteen bytes or more".to_vec(),
             nonce_lifetime_s: self.nonce_lifetime_s,
@@ -117,10 +107,7 @@ impl Settings {
             allow: nets(&self.allow),
             deny: nets(&self.deny),
             nat64: Vec::new(),
-            listeners: relays
-                .iter()
-                .map(|&(ip, _)| SocketAddr::new(ip, 3478))
-                .collect(),
+            listeners: relays.iter().map(|&(ip, _)| SocketAddr::new(ip, 3478)).collect(),
             own: Vec::new(),
             relays,
         };
@@ -153,11 +140,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(settings: &Settings) -> Self {
-        let locals: Vec<IpAddr> = settings
-            .relays
-            .iter()
-            .map(|&(local, _)| ip(local))
-            .collect();
+        let locals: Vec<IpAddr> = settings.relays.iter().map(|&(local, _)| ip(local)).collect();
         let (rate, burst) = settings.source_rate;
         let shared = Arc::new(Shared {
             live: LivePorts::new(&locals),
@@ -166,17 +149,11 @@ impl World {
         });
         let config = settings.config();
         let server = |index: usize| {
-            let seed = Seed {
-                random: 0x5EED + index as u64,
-                first_session: (index as u64) << 48,
-            };
+            let seed = Seed { random: 0x5EED + index as u64, first_session: (index as u64) << 48 };
             Server::new(Arc::clone(&config), Arc::clone(&shared), seed)
         };
         Self {
-            now: Now {
-                mono_ns: 77 * SECOND_NS,
-                unix_s: EPOCH_S,
-            },
+            now: Now { mono_ns: 77 * SECOND_NS, unix_s: EPOCH_S },
             servers: (0..settings.servers).map(server).collect(),
             shared: Arc::clone(&shared),
             pool: PortPool::new(&locals, settings.ports.0..=settings.ports.1),
@@ -184,11 +161,7 @@ impl World {
             channels: vec![HashMap::new(); settings.servers],
             records: Vec::new(),
             broken: HashMap::new(),
-            externals: settings
-                .relays
-                .iter()
-                .map(|&(l, e)| (ip(l), ip(e)))
-                .collect(),
+            externals: settings.relays.iter().map(|&(l, e)| (ip(l), ip(e))).collect(),
             random: 1,
         }
     }
@@ -213,13 +186,7 @@ impl World {
                     assert!(reply.is_none(), "two replies to one event");
                     reply = Some((to, out[..len].to_vec()));
                 }
-                Effect::Bind {
-                    allocation,
-                    want,
-                    near,
-                    owner,
-                    until_ns,
-                } => {
+                Effect::Bind { allocation, want, near, owner, until_ns } => {
                     let bound = self.bind(shard, allocation, want, near.ip(), owner, until_ns);
                     self.servers[shard].handle(Event::Bound(bound), self.now, out);
                 }
@@ -233,11 +200,7 @@ impl World {
                     let known = (path.peer.socket(), path.deadline_ns);
                     self.channels[shard].insert((path.relay, path.number), known);
                 }
-                Effect::ChannelDown {
-                    relay,
-                    number,
-                    peer,
-                } => {
+                Effect::ChannelDown { relay, number, peer } => {
                     let known = self.channels[shard].remove(&(relay, number));
                     let (known, _) = known.expect("a channel goes down that is up");
                     assert_eq!(known, peer.socket());
@@ -257,35 +220,21 @@ impl World {
         owner: Arc<[u8]>,
         until_ns: u64,
     ) -> Bound {
-        let mut bound = Bound {
-            allocation,
-            v4: None,
-            v6: None,
-            reservation: None,
-        };
+        let mut bound = Bound { allocation, v4: None, v6: None, reservation: None };
         let random = &mut self.random;
         let mut random = || splitmix(random) as u32;
         let mut claimed = Vec::new();
         match want {
             Want::Any(family) => {
-                claimed.push((
-                    family,
-                    self.pool.claim(family, near, Parity::Any, &mut random),
-                ));
+                claimed.push((family, self.pool.claim(family, near, Parity::Any, &mut random)));
             }
             Want::Even(family) => {
-                claimed.push((
-                    family,
-                    self.pool.claim(family, near, Parity::Even, &mut random),
-                ));
+                claimed.push((family, self.pool.claim(family, near, Parity::Even, &mut random)));
             }
             Want::Both { even } => {
                 let parity = if even { Parity::Even } else { Parity::Any };
                 for family in [Family::V4, Family::V6] {
-                    claimed.push((
-                        family,
-                        self.pool.claim(family, near, parity, &mut random),
-                    ));
+                    claimed.push((family, self.pool.claim(family, near, parity, &mut random)));
                 }
             }
             Want::EvenAndReserve(family) => {
@@ -386,12 +335,7 @@ impl World {
         let (shard, relay) = self.owner_of(relay).expect("a bound relay socket");
         let route = self.servers[shard].route_peer(relay, from, payload.len(), ip, self.now);
         match route {
-            Route::ToClient {
-                to,
-                prefix,
-                pad,
-                ip,
-            } => {
+            Route::ToClient { to, prefix, pad, ip } => {
                 let mut bytes = prefix.as_bytes().to_vec();
                 bytes.extend_from_slice(payload);
                 bytes.resize(bytes.len() + usize::from(pad), 0);
@@ -415,13 +359,10 @@ impl World {
 
     /// Which server has bound a relayed transport address.
     pub(crate) fn owner_of(&self, local: SocketAddr) -> Option<(usize, RelayId)> {
-        self.sockets
-            .iter()
-            .enumerate()
-            .find_map(|(shard, sockets)| {
-                let found = sockets.iter().find(|&(_, &bound)| bound == local);
-                found.map(|(&relay, _)| (shard, relay))
-            })
+        self.sockets.iter().enumerate().find_map(|(shard, sockets)| {
+            let found = sockets.iter().find(|&(_, &bound)| bound == local);
+            found.map(|(&relay, _)| (shard, relay))
+        })
     }
 
     /// The figures of all servers.
@@ -444,17 +385,10 @@ impl World {
         assert_eq!((stats.permissions, stats.channels), (0, 0));
         assert_eq!(self.shared.allocations.count(), 0);
         let counts = self.pool.counts();
-        assert_eq!(
-            (counts.claimed, counts.reserved, counts.set_aside),
-            (0, 0, 0)
-        );
+        assert_eq!((counts.claimed, counts.reserved, counts.set_aside), (0, 0, 0));
         assert!(self.sockets.iter().all(HashMap::is_empty));
         assert!(self.channels.iter().all(HashMap::is_empty));
-        assert!(
-            self.servers
-                .iter()
-                .all(|s| s.allocations() == 0 && s.deadline().is_none())
-        );
+        assert!(self.servers.iter().all(|s| s.allocations() == 0 && s.deadline().is_none()));
     }
 }
 

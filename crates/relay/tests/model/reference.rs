@@ -90,13 +90,7 @@ impl Model {
         let now = self.now;
         for allocation in self.allocations.values_mut() {
             allocation.relays.retain(|_, (_, end)| *end > now);
-            let Allocation {
-                relays,
-                permissions,
-                channels,
-                icmp_in_this_second,
-                ..
-            } = allocation;
+            let Allocation { relays, permissions, channels, icmp_in_this_second, .. } = allocation;
             permissions.retain(|ip, end| *end > now && relays.contains_key(&family(*ip)));
             channels.retain(|_, (at, end)| *end > now && relays.contains_key(&family(at.ip())));
             if seconds > 0 {
@@ -110,8 +104,7 @@ impl Model {
     /// Every relayed transport address in use.
     pub(crate) fn live(&self) -> BTreeSet<SocketAddr> {
         let all = self.allocations.values();
-        all.flat_map(|a| a.relays.values().map(|(at, _)| *at))
-            .collect()
+        all.flat_map(|a| a.relays.values().map(|(at, _)| *at)).collect()
     }
 
     /// Which client has a relayed transport address.
@@ -138,22 +131,14 @@ impl Model {
 
     /// The address behind one of ours.
     pub(crate) fn local(at: SocketAddr) -> SocketAddr {
-        let own = EXTERNAL
-            .iter()
-            .position(|ip| at.ip() == ip.parse::<IpAddr>().unwrap());
-        own.map_or(at, |i| {
-            SocketAddr::new(LOCAL[i].parse().unwrap(), at.port())
-        })
+        let own = EXTERNAL.iter().position(|ip| at.ip() == ip.parse::<IpAddr>().unwrap());
+        own.map_or(at, |i| SocketAddr::new(LOCAL[i].parse().unwrap(), at.port()))
     }
 
     /// The address by which others know one of ours.
     pub(crate) fn external(at: SocketAddr) -> SocketAddr {
-        let own = LOCAL
-            .iter()
-            .position(|ip| at.ip() == ip.parse::<IpAddr>().unwrap());
-        own.map_or(at, |i| {
-            SocketAddr::new(EXTERNAL[i].parse().unwrap(), at.port())
-        })
+        let own = LOCAL.iter().position(|ip| at.ip() == ip.parse::<IpAddr>().unwrap());
+        own.map_or(at, |i| SocketAddr::new(EXTERNAL[i].parse().unwrap(), at.port()))
     }
 
     pub(crate) fn is_own(ip: IpAddr) -> bool {
@@ -163,14 +148,8 @@ impl Model {
     /// The policy of the test: two networks, the hosts numbered 3 only while it is not strict.
     fn ip_permitted(&self, ip: IpAddr) -> bool {
         let (known, last) = match ip {
-            IpAddr::V4(ip) => (
-                ip.octets()[..3] == [198, 51, 100],
-                u16::from(ip.octets()[3]),
-            ),
-            IpAddr::V6(ip) => (
-                ip.segments()[..3] == [0x2001, 0xdb8, 0x99],
-                ip.segments()[7],
-            ),
+            IpAddr::V4(ip) => (ip.octets()[..3] == [198, 51, 100], u16::from(ip.octets()[3])),
+            IpAddr::V6(ip) => (ip.segments()[..3] == [0x2001, 0xdb8, 0x99], ip.segments()[7]),
         };
         Self::is_own(ip) || (known && !(self.strict && last == 3))
     }
@@ -193,12 +172,7 @@ impl Model {
         if wish.transport != 17 {
             return only(442);
         }
-        let Wish {
-            family,
-            additional,
-            even,
-            ..
-        } = wish;
+        let Wish { family, additional, even, .. } = wish;
         if let Some(token) = wish.token {
             if even.is_some() || family.is_some() || additional.is_some() {
                 return only(400);
@@ -229,11 +203,7 @@ impl Model {
     }
 
     fn if_there_is_room(&self, is_available: bool) -> Codes {
-        only(if is_available && self.allocations.len() < CAP {
-            0
-        } else {
-            508
-        })
+        only(if is_available && self.allocations.len() < CAP { 0 } else { 508 })
     }
 
     /// The allocation is made: what it got must have been to be had.
@@ -263,10 +233,7 @@ impl Model {
         for &wanted in wanted {
             let has = relays.iter().any(|at| family(at.ip()) == wanted);
             let fully_taken = !self.is_free(wanted, |_| true);
-            assert!(
-                has || (wish.additional.is_some() && fully_taken),
-                "{wish:?}: {relays:?}"
-            );
+            assert!(has || (wish.additional.is_some() && fully_taken), "{wish:?}: {relays:?}");
         }
         for at in relays {
             assert!(wanted.contains(&family(at.ip())));
@@ -287,10 +254,7 @@ impl Model {
         let allocation = Allocation {
             user,
             is_tcp,
-            relays: relays
-                .iter()
-                .map(|at| (family(at.ip()), (*at, end)))
-                .collect(),
+            relays: relays.iter().map(|at| (family(at.ip()), (*at, end))).collect(),
             permissions: BTreeMap::new(),
             channels: BTreeMap::new(),
             icmp_in_this_second: 0,
@@ -301,11 +265,7 @@ impl Model {
     /// Section 5: the allocation that a request of `user` is about.
     fn known(&self, client: usize, user: usize) -> Result<&Allocation, u16> {
         let allocation = self.allocations.get(&client).ok_or(437_u16)?;
-        if allocation.user == user {
-            Ok(allocation)
-        } else {
-            Err(441)
-        }
+        if allocation.user == user { Ok(allocation) } else { Err(441) }
     }
 
     /// Section 8.2.
@@ -371,12 +331,7 @@ impl Model {
             }
         }
         let known = allocation.permissions.keys().copied();
-        if known
-            .chain(ips.iter().copied())
-            .collect::<BTreeSet<_>>()
-            .len()
-            > PERMISSIONS
-        {
+        if known.chain(ips.iter().copied()).collect::<BTreeSet<_>>().len() > PERMISSIONS {
             against.insert(508);
         }
         against
@@ -462,9 +417,7 @@ impl Model {
             return None;
         }
         let mut channels = allocation.channels.iter();
-        let channel = channels
-            .find(|(_, (at, _))| *at == peer)
-            .map(|(number, _)| *number);
+        let channel = channels.find(|(_, (at, _))| *at == peer).map(|(number, _)| *number);
         let traffic = &mut self.traffic[usize::from(allocation.is_tcp)];
         traffic[2] += 1;
         traffic[3] += len as u64;
@@ -491,18 +444,10 @@ impl Model {
     pub(crate) fn reload(&mut self, strict: bool) {
         self.strict = strict;
         let mut allocations = std::mem::take(&mut self.allocations);
-        let judge = Self {
-            allocations: allocations.clone(),
-            strict,
-            ..Self::default()
-        };
+        let judge = Self { allocations: allocations.clone(), strict, ..Self::default() };
         for allocation in allocations.values_mut() {
-            allocation
-                .permissions
-                .retain(|ip, _| judge.ip_permitted(*ip));
-            allocation
-                .channels
-                .retain(|_, (at, _)| judge.permitted(*at));
+            allocation.permissions.retain(|ip, _| judge.ip_permitted(*ip));
+            allocation.channels.retain(|_, (at, _)| judge.permitted(*at));
         }
         self.allocations = allocations;
     }

@@ -23,15 +23,10 @@ fn a_first_allocate_is_challenged_and_the_second_succeeds() {
     assert_eq!(response.mapped(), Some(addr("192.0.2.1:40000")));
     assert_eq!(response.lifetime(), Some(600));
     assert_eq!(response.token(), None);
-    let [relayed] = response.relayed()[..] else {
-        panic!("{response:?}")
-    };
+    let [relayed] = response.relayed()[..] else { panic!("{response:?}") };
     assert_eq!(relayed.ip(), addr("203.0.113.7:0").ip());
     assert!((49152..=65535).contains(&relayed.port()));
-    assert!(
-        world.owner_of(relayed).is_some(),
-        "bound where it is announced"
-    );
+    assert!(world.owner_of(relayed).is_some(), "bound where it is announced");
     assert_eq!(world.stats().udp_allocations, 1);
     assert_eq!(world.pool.counts().claimed, 1);
 }
@@ -73,10 +68,7 @@ fn a_five_tuple_has_one_allocation() {
     tcp.allocate(&mut world);
     let stats = world.stats();
     assert_eq!((stats.udp_allocations, stats.tcp_allocations), (1, 1));
-    assert_eq!(
-        stats.count(Request::Allocate, Outcome::AllocationMismatch),
-        2
-    );
+    assert_eq!(stats.count(Request::Allocate, Outcome::AllocationMismatch), 2);
 }
 
 #[test]
@@ -126,14 +118,10 @@ fn dont_fragment_is_supported() {
 fn a_family_can_be_asked_for() {
     let mut world = World::plain();
     for (port, family) in [(1, Family::V4), (2, Family::V6)] {
-        let family_asked = RequestedAddressFamily {
-            family: Some(family),
-        };
+        let family_asked = RequestedAddressFamily { family: Some(family) };
         let mut client = TestClient::new(&format!("192.0.2.1:{port}"));
         let response = client.ask(&mut world, &Ask::allocate().with(family_asked));
-        let [relayed] = response.relayed()[..] else {
-            panic!("{response:?}")
-        };
+        let [relayed] = response.relayed()[..] else { panic!("{response:?}") };
         assert_eq!(Family::of(relayed.ip()), family);
     }
 }
@@ -147,10 +135,7 @@ fn without_a_family_it_is_ipv4_whatever_the_client_has() {
 
 #[test]
 fn a_family_that_is_not_offered_is_refused() {
-    let settings = Settings {
-        v4: false,
-        ..Settings::default()
-    };
+    let settings = Settings { v4: false, ..Settings::default() };
     let mut world = World::new(&settings);
     let mut client = TestClient::udp();
     let family = |family| RequestedAddressFamily { family };
@@ -247,14 +232,10 @@ fn what_cannot_be_bound_is_insufficient_capacity_and_leaves_nothing() {
 
 #[test]
 fn the_cap_on_allocations_holds_and_moves() {
-    let settings = Settings {
-        cap: 2,
-        ..Settings::default()
-    };
+    let settings = Settings { cap: 2, ..Settings::default() };
     let mut world = World::new(&settings);
-    let mut clients: Vec<_> = (1..=3)
-        .map(|port| TestClient::new(&format!("192.0.2.1:{port}")))
-        .collect();
+    let mut clients: Vec<_> =
+        (1..=3).map(|port| TestClient::new(&format!("192.0.2.1:{port}"))).collect();
     clients[0].allocate(&mut world);
     clients[1].allocate(&mut world);
     assert_eq!(clients[2].ask(&mut world, &Ask::allocate()).code(), 508);
@@ -280,10 +261,7 @@ fn a_drained_server_makes_no_new_allocation() {
     let mut new = retransmission;
     assert_eq!(new.ask(&mut world, &Ask::allocate()).code(), 508);
     // Existing ones live on: refreshed, used, ended.
-    assert_eq!(
-        old.ask(&mut world, &Ask::refresh(3600)).lifetime(),
-        Some(3600)
-    );
+    assert_eq!(old.ask(&mut world, &Ask::refresh(3600)).lifetime(), Some(3600));
     old.bind(&mut world, 0x4000, PEER);
     assert!(old.channel_data(&mut world, 0x4000, b"on").is_ok());
     assert!(world.peer_sends(relay, addr(PEER), b"and on").is_ok());
@@ -321,9 +299,7 @@ fn a_closed_connection_ends_its_allocation() {
     assert!(world.servers[0].has_allocation(&tuple));
     world.handle(0, Event::Disconnected { tuple });
     assert!(!world.servers[0].has_allocation(&tuple));
-    let Some(Record::Ended(ended)) = world.records.last() else {
-        panic!("{:?}", world.records)
-    };
+    let Some(Record::Ended(ended)) = world.records.last() else { panic!("{:?}", world.records) };
     assert_eq!(ended.reason, EndReason::Disconnected);
     world.assert_empty();
     // Nobody's connection is nobody's allocation.
@@ -338,10 +314,7 @@ fn a_bind_that_is_never_answered_costs_nothing() {
     client.learn(&challenge);
     let request = client.request(&Ask::allocate());
     let mut out = [0; 1500];
-    let event = Event::Request {
-        from: client.at,
-        data: &request,
-    };
+    let event = Event::Request { from: client.at, data: &request };
     world.servers[0].handle(event, world.now, &mut out);
     let bind = world.servers[0].poll();
     assert!(matches!(bind, Some(turnway_relay::Effect::Bind { .. })));

@@ -57,10 +57,7 @@ fn a_challenge_has_what_a_client_needs_and_nothing_more() {
 #[test]
 fn a_challenge_never_is_three_times_the_smallest_allocate() {
     for realm_len in [1, 11, 40, 52, 53, 64] {
-        let settings = Settings {
-            realm: "r".repeat(realm_len),
-            ..Settings::default()
-        };
+        let settings = Settings { realm: "r".repeat(realm_len), ..Settings::default() };
         let mut world = World::new(&settings);
         for (address, headers) in [("192.0.2.1:1", 28), ("[2001:db8:1::1]:1", 48)] {
             for fingerprint in [false, true] {
@@ -81,10 +78,7 @@ fn a_challenge_never_is_three_times_the_smallest_allocate() {
 
 #[test]
 fn the_emptiest_request_is_not_amplified_either() {
-    let settings = Settings {
-        realm: "r".repeat(127),
-        ..Settings::default()
-    };
+    let settings = Settings { realm: "r".repeat(127), ..Settings::default() };
     let mut world = World::new(&settings);
     for method in [Method::ALLOCATE, Method::REFRESH, Method::CHANNEL_BIND] {
         let mut client = TestClient::udp();
@@ -161,10 +155,7 @@ fn a_request_without_the_other_half_is_bad() {
     let mut request = client.request(&Ask::allocate());
     assert_eq!(client.exchange(&mut world, &request).unwrap().code(), 401);
     // Without REALM altogether. (Its type is made one that may be ignored.)
-    let at = request
-        .windows(4)
-        .position(|w| w == [0, 0x14, 0, 0])
-        .unwrap();
+    let at = request.windows(4).position(|w| w == [0, 0x14, 0, 0]).unwrap();
     request[at] = 0xC0;
     assert_eq!(client.exchange(&mut world, &request).unwrap().code(), 400);
 }
@@ -212,12 +203,7 @@ fn time_limited_credentials_end_and_may_still_say_goodbye() {
     assert_eq!(client.ask(&mut world, &Ask::refresh(600)).code(), 0);
     world.pass(1);
     assert_eq!(client.ask(&mut world, &Ask::refresh(600)).code(), 401);
-    assert_eq!(
-        client
-            .ask(&mut world, &Ask::create_permission(&[PEER]))
-            .code(),
-        401
-    );
+    assert_eq!(client.ask(&mut world, &Ask::create_permission(&[PEER])).code(), 401);
     let expired = world.records.last().map(cause);
     assert_eq!(expired, Some(AuthFailure::Expired { by_s: 0 }));
     assert_eq!(client.ask(&mut world, &Ask::refresh(0)).code(), 0);
@@ -227,10 +213,7 @@ fn time_limited_credentials_end_and_may_still_say_goodbye() {
 
 #[test]
 fn the_end_of_credentials_need_not_be_enforced_on_what_exists() {
-    let settings = Settings {
-        enforce_expiry: false,
-        ..rest_settings()
-    };
+    let settings = Settings { enforce_expiry: false, ..rest_settings() };
     let mut world = World::new(&settings);
     let mut client = carol(EPOCH_S + 100);
     client.allocate(&mut world);

@@ -24,10 +24,7 @@ fn a_client_learns_its_address_and_nothing_else() {
         assert_eq!(response.attributes(), [AttributeType::XOR_MAPPED_ADDRESS]);
         client.fingerprint = true;
         let response = client.ask_once(&mut world, &binding());
-        let expected = [
-            AttributeType::XOR_MAPPED_ADDRESS,
-            AttributeType::FINGERPRINT,
-        ];
+        let expected = [AttributeType::XOR_MAPPED_ADDRESS, AttributeType::FINGERPRINT];
         assert_eq!(response.attributes(), expected);
     }
     world.assert_empty();
@@ -90,19 +87,9 @@ fn responses_indications_and_unknown_methods_are_dropped() {
     let mut world = World::plain();
     let client = TestClient::udp();
     let mut dropped = 0;
-    let classes = [
-        Class::Request,
-        Class::Indication,
-        Class::Success,
-        Class::Error,
-    ];
+    let classes = [Class::Request, Class::Indication, Class::Success, Class::Error];
     for class in classes {
-        for method in [
-            Method::BINDING,
-            Method::ALLOCATE,
-            Method::CONNECT,
-            Method(0xABC),
-        ] {
+        for method in [Method::BINDING, Method::ALLOCATE, Method::CONNECT, Method(0xABC)] {
             let is_known = method == Method::BINDING || method == Method::ALLOCATE;
             if class == Class::Request && is_known {
                 continue;
@@ -111,10 +98,7 @@ fn responses_indications_and_unknown_methods_are_dropped() {
             let id = TransactionId([1; 12]);
             let b = Builder::new(&mut out, class, method, id).unwrap();
             let len = b.finish();
-            let event = Event::Request {
-                from: client.at,
-                data: &out[..len],
-            };
+            let event = Event::Request { from: client.at, data: &out[..len] };
             assert!(world.handle(0, event).is_none());
             dropped += 1;
         }
@@ -124,17 +108,12 @@ fn responses_indications_and_unknown_methods_are_dropped() {
 
 #[test]
 fn a_source_is_answered_so_often() {
-    let settings = Settings {
-        source_rate: (10, 20),
-        ..Settings::default()
-    };
+    let settings = Settings { source_rate: (10, 20), ..Settings::default() };
     let mut world = World::new(&settings);
     let answered = |world: &mut World, address: &str, ask: &Ask| {
         let mut client = TestClient::new(address);
         let requests = (0..50).map(|_| client.request(ask)).collect::<Vec<_>>();
-        let answers = requests
-            .iter()
-            .filter_map(|bytes| client.exchange(world, bytes));
+        let answers = requests.iter().filter_map(|bytes| client.exchange(world, bytes));
         answers.count()
     };
     assert_eq!(answered(&mut world, "192.0.2.1:1", &binding()), 20);
@@ -148,10 +127,7 @@ fn a_source_is_answered_so_often() {
 
 #[test]
 fn who_has_authenticated_is_not_limited() {
-    let settings = Settings {
-        source_rate: (1, 2),
-        ..Settings::default()
-    };
+    let settings = Settings { source_rate: (1, 2), ..Settings::default() };
     let mut world = World::new(&settings);
     let mut client = TestClient::udp();
     client.allocate(&mut world);

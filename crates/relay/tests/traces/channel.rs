@@ -46,9 +46,7 @@ fn both_attributes_are_required() {
         bind().with(ChannelNumber(0x4000)),
         bind().with(peer()),
         bind().with(peer()).with(Raw::<0x000C>(vec![0x40, 0])),
-        bind()
-            .with(ChannelNumber(0x4000))
-            .with(Raw::<0x0012>(vec![0, 1, 0, 0, 1])),
+        bind().with(ChannelNumber(0x4000)).with(Raw::<0x0012>(vec![0, 1, 0, 0, 1])),
     ];
     for ask in &bad {
         assert_eq!(client.ask(&mut world, ask).code(), 400);
@@ -122,15 +120,7 @@ fn a_peer_is_not_bound_to_a_second_number() {
     assert_eq!(bind(&mut world, &mut client, 0x4001, PEER), 400);
     assert_eq!(bind(&mut world, &mut client, 0x4001, OTHER), 0);
     // Nor is it, written differently.
-    assert_eq!(
-        bind(
-            &mut world,
-            &mut client,
-            0x4002,
-            "[::ffff:198.51.100.1]:5000"
-        ),
-        400
-    );
+    assert_eq!(bind(&mut world, &mut client, 0x4002, "[::ffff:198.51.100.1]:5000"), 400);
 }
 
 #[test]
@@ -225,10 +215,7 @@ fn a_denied_peer_gets_no_channel() {
 #[test]
 fn an_allocation_holds_so_many_channels() {
     let settings = Settings {
-        limits: Limits {
-            channels_per_allocation: 2,
-            ..Limits::default()
-        },
+        limits: Limits { channels_per_allocation: 2, ..Limits::default() },
         ..Settings::default()
     };
     let mut world = World::new(&settings);
@@ -238,11 +225,7 @@ fn an_allocation_holds_so_many_channels() {
     client.bind(&mut world, 0x4000, PEER);
     client.bind(&mut world, 0x4001, OTHER);
     assert_eq!(bind(&mut world, &mut client, 0x4002, "198.51.100.9:1"), 508);
-    assert_eq!(
-        world.stats().permissions,
-        1,
-        "and no permission is left behind"
-    );
+    assert_eq!(world.stats().permissions, 1, "and no permission is left behind");
     client.bind(&mut world, 0x4001, OTHER);
     world.pass(600);
     client.bind(&mut world, 0x4002, "198.51.100.9:1");
@@ -271,11 +254,6 @@ fn listeners_of_channels_know_until_when() {
     assert_eq!(until(&world), Some(600), "the channel ends first");
     client.bind(&mut world, 0x4000, PEER);
     assert_eq!(until(&world), Some(700));
-    world.handle(
-        0,
-        Event::Disconnected {
-            tuple: client.at.tuple,
-        },
-    );
+    world.handle(0, Event::Disconnected { tuple: client.at.tuple });
     assert_eq!(until(&world), None);
 }

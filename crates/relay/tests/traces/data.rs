@@ -14,9 +14,7 @@ fn bound(world: &mut World, mut client: TestClient) -> (TestClient, std::net::So
 }
 
 fn send_of(peer: &str, payload: &[u8]) -> Ask {
-    Ask::new(Method::SEND)
-        .with(XorPeerAddress(addr(peer)))
-        .with(Raw::<0x0013>(payload.to_vec()))
+    Ask::new(Method::SEND).with(XorPeerAddress(addr(peer))).with(Raw::<0x0013>(payload.to_vec()))
 }
 
 #[test]
@@ -70,14 +68,8 @@ fn a_send_indication_with_what_must_be_understood_is_discarded() {
     let unknown = send_of(PEER, b"x").with(Raw::<0x7FFF>(vec![]));
     let sent = client.datagram(&mut world, &indication(&unknown), None);
     assert_eq!(sent, Err(Reason::Malformed));
-    let optional = send_of(PEER, b"x")
-        .with(Raw::<0xFFFE>(vec![]))
-        .with(Lifetime(1));
-    assert!(
-        client
-            .datagram(&mut world, &indication(&optional), None)
-            .is_ok()
-    );
+    let optional = send_of(PEER, b"x").with(Raw::<0xFFFE>(vec![])).with(Lifetime(1));
+    assert!(client.datagram(&mut world, &indication(&optional), None).is_ok());
 }
 
 #[test]
@@ -90,14 +82,8 @@ fn a_send_indication_needs_a_permission() {
     let sent = client.send(&mut world, "198.51.100.2:5000", b"x");
     assert_eq!(sent, Err(Reason::NoPermission));
     // Denied peers never have one; neither is port 0 a peer.
-    assert_eq!(
-        client.send(&mut world, "10.0.0.1:80", b"x"),
-        Err(Reason::NoPermission)
-    );
-    assert_eq!(
-        client.send(&mut world, "198.51.100.1:0", b"x"),
-        Err(Reason::PeerDenied)
-    );
+    assert_eq!(client.send(&mut world, "10.0.0.1:80", b"x"), Err(Reason::NoPermission));
+    assert_eq!(client.send(&mut world, "198.51.100.1:0", b"x"), Err(Reason::PeerDenied));
     assert_eq!(world.stats().udp.to_peer, 0);
 }
 
@@ -111,19 +97,12 @@ fn a_truncated_channel_data_message_is_discarded() {
     //# message is silently discarded.
     let mut world = World::plain();
     let (client, _) = bound(&mut world, TestClient::udp());
-    for short in [
-        &[0x40][..],
-        &[0x40, 0, 0],
-        &[0x40, 0, 0, 1],
-        &[0x40, 0, 0, 3, 1, 2],
-    ] {
+    for short in [&[0x40][..], &[0x40, 0, 0], &[0x40, 0, 0, 1], &[0x40, 0, 0, 3, 1, 2]] {
         let sent = client.datagram(&mut world, short, None);
         assert_eq!(sent, Err(Reason::BadChannelData));
     }
     // What is longer is padding.
-    let sent = client
-        .datagram(&mut world, &[0x40, 0, 0, 1, 7, 0, 0, 0], None)
-        .unwrap();
+    let sent = client.datagram(&mut world, &[0x40, 0, 0, 1, 7, 0, 0, 0], None).unwrap();
     assert_eq!(sent.payload, [7]);
     let empty = client.datagram(&mut world, &[0x40, 0, 0, 0], None).unwrap();
     assert!(empty.payload.is_empty());
@@ -147,14 +126,7 @@ fn what_is_not_turn_is_dropped() {
     let mut world = World::plain();
     let (client, _) = bound(&mut world, TestClient::udp());
     // DTLS, RTP, ZRTP, what is reserved, and nothing at all.
-    let foreign: [&[u8]; 6] = [
-        &[22, 254, 253],
-        &[128; 20],
-        &[16; 4],
-        &[4; 8],
-        &[255; 30],
-        &[],
-    ];
+    let foreign: [&[u8]; 6] = [&[22, 254, 253], &[128; 20], &[16; 4], &[4; 8], &[255; 30], &[]];
     for datagram in foreign {
         let sent = client.datagram(&mut world, datagram, None);
         assert_eq!(sent, Err(Reason::NotTurn));
@@ -210,9 +182,7 @@ fn data_indications_are_padded_and_channel_data_only_on_streams() {
 
 #[test]
 fn every_mix_of_families_is_relayed() {
-    let v6 = turnway_wire::RequestedAddressFamily {
-        family: Some(turnway_wire::Family::V6),
-    };
+    let v6 = turnway_wire::RequestedAddressFamily { family: Some(turnway_wire::Family::V6) };
     for client in ["192.0.2.1:40000", "[2001:db8:1::1]:40000"] {
         let mut world = World::plain();
         let mut to_v6 = TestClient::new(client);
@@ -269,8 +239,5 @@ fn a_datagram_for_an_ended_allocation_reaches_nobody() {
     let (_, _) = bound(&mut world, TestClient::tcp());
     let now = world.now;
     let route = world.servers[0].route_peer(stale, addr(PEER), 1, None, now);
-    assert!(
-        matches!(route, Route::Drop(Reason::NoAllocation)),
-        "{route:?}"
-    );
+    assert!(matches!(route, Route::Drop(Reason::NoAllocation)), "{route:?}");
 }

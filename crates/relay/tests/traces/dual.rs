@@ -7,15 +7,11 @@ use crate::common::client::{Ask, Raw, TestClient};
 use crate::common::{PEER, PEER_V6, Settings, World, addr};
 
 fn both() -> Ask {
-    Ask::allocate().with(AdditionalAddressFamily {
-        family: Some(Family::V6),
-    })
+    Ask::allocate().with(AdditionalAddressFamily { family: Some(Family::V6) })
 }
 
 fn only(family: Family) -> RequestedAddressFamily {
-    RequestedAddressFamily {
-        family: Some(family),
-    }
+    RequestedAddressFamily { family: Some(family) }
 }
 
 #[test]
@@ -23,25 +19,16 @@ fn a_dual_allocation_has_an_address_of_each_family_and_relays_to_both() {
     let mut world = World::plain();
     let mut client = TestClient::udp();
     let response = client.ask(&mut world, &both());
-    let [v4, v6] = response.relayed()[..] else {
-        panic!("{response:?}")
-    };
+    let [v4, v6] = response.relayed()[..] else { panic!("{response:?}") };
     assert!(v4.is_ipv4() && v6.is_ipv6());
     assert_eq!(response.lacking(), None);
-    assert_eq!(
-        world.shared.allocations.count(),
-        1,
-        "one allocation, two addresses"
-    );
+    assert_eq!(world.shared.allocations.count(), 1, "one allocation, two addresses");
     assert_eq!(world.pool.counts().claimed, 2);
 
     client.permit(&mut world, &[PEER, PEER_V6]);
     client.bind(&mut world, 0x4001, PEER_V6);
     assert_eq!(client.send(&mut world, PEER, b"4").unwrap().from, v4);
-    assert_eq!(
-        client.channel_data(&mut world, 0x4001, b"6").unwrap().from,
-        v6
-    );
+    assert_eq!(client.channel_data(&mut world, 0x4001, b"6").unwrap().from, v6);
     let from_v6 = world.peer_sends(v6, addr(PEER_V6), b"x").unwrap();
     assert_eq!(from_v6.channel(), Some((0x4001, &b"x"[..])));
     let from_v4 = world.peer_sends(v4, addr(PEER), b"y").unwrap();
@@ -67,9 +54,7 @@ fn the_additional_family_is_ipv6() {
     //# If yes, and the attribute value is 0x01 (IPv4 address family), then the server
     //# rejects the request with a 400 (Bad Request) error.
     let mut world = World::plain();
-    let ask = Ask::allocate().with(AdditionalAddressFamily {
-        family: Some(Family::V4),
-    });
+    let ask = Ask::allocate().with(AdditionalAddressFamily { family: Some(Family::V4) });
     assert_eq!(TestClient::udp().ask(&mut world, &ask).code(), 400);
     world.assert_empty();
 }
@@ -82,11 +67,7 @@ fn the_number_that_coturns_clients_use_is_understood() {
     assert_eq!(response.relayed().len(), 2);
     let mut world = World::plain();
     let response = TestClient::udp().ask(&mut world, &ask(&[1, 0, 0, 0]));
-    assert_eq!(
-        response.relayed().len(),
-        1,
-        "who else may use the number is left alone"
-    );
+    assert_eq!(response.relayed().len(), 1, "who else may use the number is left alone");
 }
 
 #[test]
@@ -114,9 +95,7 @@ fn half_a_dual_allocation_says_what_is_lacking() {
         let response = client.exchange(&mut world, &request).unwrap();
         assert_eq!(response.code(), 0);
         assert_eq!(response.lacking(), Some((lacking, 508)));
-        let [relayed] = response.relayed()[..] else {
-            panic!("{response:?}")
-        };
+        let [relayed] = response.relayed()[..] else { panic!("{response:?}") };
         assert_ne!(Family::of(relayed.ip()), lacking);
         assert_eq!(world.pool.counts().claimed, 1);
         let again = client.exchange(&mut world, &request).unwrap();
@@ -128,11 +107,8 @@ fn half_a_dual_allocation_says_what_is_lacking() {
 
 #[test]
 fn a_family_that_is_not_offered_is_lacking_for_another_reason() {
-    let settings = Settings {
-        v6: false,
-        relays: vec![("203.0.113.7", "203.0.113.7")],
-        ..Settings::default()
-    };
+    let settings =
+        Settings { v6: false, relays: vec![("203.0.113.7", "203.0.113.7")], ..Settings::default() };
     let mut world = World::new(&settings);
     let response = TestClient::udp().ask(&mut world, &both());
     assert_eq!(response.lacking(), Some((Family::V6, 440)));
@@ -186,10 +162,7 @@ fn each_family_is_deleted_on_its_own() {
     assert_eq!((stats.permissions, stats.channels), (1, 1));
     let v4 = client.channel_data(&mut world, 0x4000, b"");
     assert_eq!(v4, Err(Reason::NoChannel));
-    assert_eq!(
-        client.send(&mut world, PEER, b""),
-        Err(Reason::FamilyMismatch)
-    );
+    assert_eq!(client.send(&mut world, PEER, b""), Err(Reason::FamilyMismatch));
     assert!(client.channel_data(&mut world, 0x4001, b"").is_ok());
     assert!(world.peer_sends(relayed[1], addr(PEER_V6), b"").is_ok());
     let permission = client.ask(&mut world, &Ask::create_permission(&[PEER]));
@@ -213,10 +186,7 @@ fn a_refresh_without_a_family_ends_both() {
 
 #[test]
 fn a_pair_of_families_gives_every_port_back() {
-    let settings = Settings {
-        ports: (50_000, 50_003),
-        ..Settings::default()
-    };
+    let settings = Settings { ports: (50_000, 50_003), ..Settings::default() };
     let mut world = World::new(&settings);
     for round in 0..50 {
         let mut client = TestClient::new(&format!("192.0.2.1:{}", round + 1));

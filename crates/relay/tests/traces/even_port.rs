@@ -47,10 +47,7 @@ fn the_next_port_is_reserved_and_found_by_its_token() {
     // Over another transport, from another address.
     let response = TestClient::tcp().ask(&mut world, &redeem(token));
     assert_eq!(response.code(), 0);
-    assert_eq!(
-        response.relayed(),
-        [SocketAddr::new(even.ip(), even.port() + 1)]
-    );
+    assert_eq!(response.relayed(), [SocketAddr::new(even.ip(), even.port() + 1)]);
     assert_eq!(world.pool.counts().reserved, 0);
     world.pass(600);
     world.assert_empty();
@@ -61,10 +58,7 @@ fn a_token_is_good_once() {
     let mut world = World::plain();
     let (_, _, token) = reserved(&mut world);
     assert_eq!(TestClient::udp().ask(&mut world, &redeem(token)).code(), 0);
-    assert_eq!(
-        TestClient::tcp().ask(&mut world, &redeem(token)).code(),
-        508
-    );
+    assert_eq!(TestClient::tcp().ask(&mut world, &redeem(token)).code(), 508);
 }
 
 #[test]
@@ -91,10 +85,7 @@ fn a_reservation_is_held_for_30_seconds() {
     let (mut first, _, token) = reserved(&mut world);
     world.pass(30);
     assert_eq!(world.pool.counts().reserved, 0);
-    assert_eq!(
-        TestClient::udp().ask(&mut world, &redeem(token)).code(),
-        508
-    );
+    assert_eq!(TestClient::udp().ask(&mut world, &redeem(token)).code(), 508);
     assert_eq!(first.ask(&mut world, &Ask::refresh(0)).code(), 0);
     world.assert_empty();
 }
@@ -111,10 +102,7 @@ fn a_reservation_outlives_the_allocation_that_made_it() {
 #[test]
 fn a_time_limited_user_may_have_renewed_the_name_between() {
     let secret = "a shared secret";
-    let settings = Settings {
-        rest_secrets: vec![secret],
-        ..Settings::default()
-    };
+    let settings = Settings { rest_secrets: vec![secret], ..Settings::default() };
     let mut world = World::new(&settings);
     let named = |port: u16, at: u64| {
         let name = format!("{at}:carol");
@@ -138,13 +126,9 @@ fn a_token_says_already_which_port() {
     let mut client = TestClient::udp();
     let family = Some(Family::V4);
     let contradictions = [
-        redeem(token).with(EvenPort {
-            reserve_next: false,
-        }),
+        redeem(token).with(EvenPort { reserve_next: false }),
         redeem(token).with(RequestedAddressFamily { family }),
-        redeem(token).with(AdditionalAddressFamily {
-            family: Some(Family::V6),
-        }),
+        redeem(token).with(AdditionalAddressFamily { family: Some(Family::V6) }),
     ];
     for ask in &contradictions {
         assert_eq!(client.ask(&mut world, ask).code(), 400);
@@ -168,10 +152,7 @@ fn a_retransmission_gets_the_same_token() {
 
 #[test]
 fn where_no_pair_is_left_even_port_is_refused() {
-    let settings = Settings {
-        ports: (50_001, 50_002),
-        ..Settings::default()
-    };
+    let settings = Settings { ports: (50_001, 50_002), ..Settings::default() };
     let mut world = World::new(&settings);
     let mut client = TestClient::udp();
     assert_eq!(client.ask(&mut world, &even(true)).code(), 508);

@@ -14,11 +14,7 @@ fn send(peer: &str, dont_fragment: bool) -> Vec<u8> {
     let ask = Ask::new(Method::SEND)
         .with(XorPeerAddress(addr(peer)))
         .with(Raw::<0x0013>(b"payload".to_vec()));
-    indication(&if dont_fragment {
-        ask.with(DontFragment)
-    } else {
-        ask
-    })
+    indication(&if dont_fragment { ask.with(DontFragment) } else { ask })
 }
 
 fn bound(world: &mut World, mut client: TestClient) -> (TestClient, std::net::SocketAddr) {
@@ -46,24 +42,16 @@ fn a_hop_is_counted_and_the_last_one_ends_a_loop() {
             assert_eq!(sent, Err(Reason::TtlExceeded));
         }
         // Where it is unknown the system's own is used.
-        assert_eq!(
-            client.datagram(&mut world, datagram, None).unwrap().ip,
-            None
-        );
+        assert_eq!(client.datagram(&mut world, datagram, None).unwrap().ip, None);
     }
-    let back = world
-        .peer_sends_with(relay, addr(PEER), b"x", ip(2, 0))
-        .unwrap();
+    let back = world.peer_sends_with(relay, addr(PEER), b"x", ip(2, 0)).unwrap();
     assert_eq!(back.ip, ip(1, 0));
     let back = world.peer_sends_with(relay, addr(PEER), b"x", ip(1, 0));
     assert_eq!(back.unwrap_err(), Reason::TtlExceeded);
     let stats = world.stats();
     assert_eq!(stats.client_drops[Reason::TtlExceeded.index()], 4);
     assert_eq!(stats.peer_drops[Reason::TtlExceeded.index()], 1);
-    assert_eq!(
-        stats.udp.to_client, 1,
-        "what is dropped is not counted as relayed"
-    );
+    assert_eq!(stats.udp.to_client, 1, "what is dropped is not counted as relayed");
 }
 
 #[test]
@@ -74,13 +62,9 @@ fn dscp_and_ecn_are_those_of_the_datagram() {
     let mut world = World::plain();
     let (client, relay) = bound(&mut world, TestClient::udp());
     for tos in 0..=255 {
-        let sent = client
-            .datagram(&mut world, &[0x40, 0, 0, 0], ip(9, tos))
-            .unwrap();
+        let sent = client.datagram(&mut world, &[0x40, 0, 0, 0], ip(9, tos)).unwrap();
         assert_eq!(sent.ip, ip(8, tos));
-        let back = world
-            .peer_sends_with(relay, addr(PEER), b"", ip(9, tos))
-            .unwrap();
+        let back = world.peer_sends_with(relay, addr(PEER), b"", ip(9, tos)).unwrap();
         assert_eq!(back.ip, ip(8, tos));
     }
 }
@@ -92,9 +76,7 @@ fn a_connection_has_header_fields_of_its_own() {
     //# Preferred Behavior: Ignore the incoming DSCP value.
     let mut world = World::plain();
     let (client, relay) = bound(&mut world, TestClient::tcp());
-    let back = world
-        .peer_sends_with(relay, addr(PEER), b"x", ip(9, 0xB9))
-        .unwrap();
+    let back = world.peer_sends_with(relay, addr(PEER), b"x", ip(9, 0xB9)).unwrap();
     assert_eq!(back.ip, None);
     let sent = client.channel_data(&mut world, 0x4000, b"x").unwrap();
     assert_eq!(sent.ip, None);
@@ -109,13 +91,9 @@ fn dont_fragment_is_for_one_datagram() {
     let (client, _) = bound(&mut world, TestClient::udp());
     let (tcp, _) = bound(&mut world, TestClient::tcp());
     for client in [client, tcp] {
-        let sent = client
-            .datagram(&mut world, &send(PEER, true), None)
-            .unwrap();
+        let sent = client.datagram(&mut world, &send(PEER, true), None).unwrap();
         assert!(sent.dont_fragment);
-        let sent = client
-            .datagram(&mut world, &send(PEER, false), None)
-            .unwrap();
+        let sent = client.datagram(&mut world, &send(PEER, false), None).unwrap();
         assert!(!sent.dont_fragment);
         let sent = client.channel_data(&mut world, 0x4000, b"x").unwrap();
         assert!(!sent.dont_fragment);
@@ -132,9 +110,7 @@ fn dont_fragment_is_ignored_where_datagrams_are_translated() {
     let mut v6_to_v4 = TestClient::new("[2001:db8:1::1]:1");
     v6_to_v4.allocate(&mut world);
     v6_to_v4.permit(&mut world, &[PEER]);
-    let sent = v6_to_v4
-        .datagram(&mut world, &send(PEER, true), None)
-        .unwrap();
+    let sent = v6_to_v4.datagram(&mut world, &send(PEER, true), None).unwrap();
     assert!(!sent.dont_fragment);
 
     let family = Some(Family::V6);
@@ -146,9 +122,7 @@ fn dont_fragment_is_ignored_where_datagrams_are_translated() {
         for (client, kept) in [(&mut udp, false), (&mut tcp, true)] {
             client.ask(&mut world, &to_v6);
             client.permit(&mut world, &[PEER_V6]);
-            let sent = client
-                .datagram(&mut world, &send(PEER_V6, true), None)
-                .unwrap();
+            let sent = client.datagram(&mut world, &send(PEER_V6, true), None).unwrap();
             assert_eq!(sent.dont_fragment, kept);
         }
     }

@@ -7,20 +7,10 @@ use crate::common::client::{Response, TestClient};
 use crate::common::{PEER, World, addr};
 
 fn error(family: Family, icmp_type: u8, code: u8, data: u32) -> IcmpError {
-    IcmpError {
-        family,
-        icmp_type,
-        code,
-        data,
-    }
+    IcmpError { family, icmp_type, code, data }
 }
 
-const UNREACHABLE: IcmpError = IcmpError {
-    family: Family::V4,
-    icmp_type: 3,
-    code: 3,
-    data: 0,
-};
+const UNREACHABLE: IcmpError = IcmpError { family: Family::V4, icmp_type: 3, code: 3, data: 0 };
 
 fn permitted(world: &mut World) -> (TestClient, std::net::SocketAddr) {
     let mut client = TestClient::udp();
@@ -41,30 +31,15 @@ fn an_error_is_told_to_the_client_that_may_know() {
     assert_eq!(to, client.at);
     let indication = Response { bytes };
     let message = indication.message();
-    assert_eq!(
-        (message.class(), message.method()),
-        (Class::Indication, Method::DATA)
-    );
+    assert_eq!((message.class(), message.method()), (Class::Indication, Method::DATA));
     assert_eq!(message.get(), Ok(Some(XorPeerAddress(addr(PEER)))));
-    let icmp = Icmp {
-        icmp_type: 3,
-        code: 3,
-        data: 0,
-    };
+    let icmp = Icmp { icmp_type: 3, code: 3, data: 0 };
     assert_eq!(message.get(), Ok(Some(icmp)));
     assert_eq!(indication.data(), None);
 
     // Ports do not matter, addresses do.
-    assert!(
-        world
-            .icmp(relay, addr("198.51.100.1:9"), UNREACHABLE)
-            .is_some()
-    );
-    assert!(
-        world
-            .icmp(relay, addr("198.51.100.2:5000"), UNREACHABLE)
-            .is_none()
-    );
+    assert!(world.icmp(relay, addr("198.51.100.1:9"), UNREACHABLE).is_some());
+    assert!(world.icmp(relay, addr("198.51.100.2:5000"), UNREACHABLE).is_none());
     world.pass(300);
     assert!(world.icmp(relay, addr(PEER), UNREACHABLE).is_none());
     let stats = world.stats();
@@ -94,11 +69,7 @@ fn only_errors_of_use_are_told() {
             let mut world = World::plain();
             let (_, relay) = permitted(&mut world);
             let reply = world.icmp(relay, addr(PEER), error(family, icmp_type, 0, 0));
-            assert_eq!(
-                reply.is_some(),
-                told.contains(&icmp_type),
-                "{family:?} {icmp_type}"
-            );
+            assert_eq!(reply.is_some(), told.contains(&icmp_type), "{family:?} {icmp_type}");
         }
     }
 }
@@ -118,9 +89,7 @@ fn a_peer_provokes_so_many_a_second() {
     let mut world = World::plain();
     let (_, relay) = permitted(&mut world);
     let told = |world: &mut World| {
-        (0..25)
-            .filter(|_| world.icmp(relay, addr(PEER), UNREACHABLE).is_some())
-            .count()
+        (0..25).filter(|_| world.icmp(relay, addr(PEER), UNREACHABLE).is_some()).count()
     };
     assert_eq!(told(&mut world), 10);
     world.pass(1);

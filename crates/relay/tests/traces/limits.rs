@@ -8,10 +8,7 @@ use crate::common::{PEER, PEER_V6, Settings, World};
 
 #[test]
 fn every_way_to_end_gives_everything_back() {
-    let mut world = World::new(&Settings {
-        ports: (50_000, 50_999),
-        ..Settings::default()
-    });
+    let mut world = World::new(&Settings { ports: (50_000, 50_999), ..Settings::default() });
     let all = world.pool.counts();
     for round in 0..200_u16 {
         let mut client = match round % 2 {
@@ -20,9 +17,7 @@ fn every_way_to_end_gives_everything_back() {
         };
         let ask = match round % 4 {
             0 => Ask::allocate(),
-            1 => Ask::allocate().with(AdditionalAddressFamily {
-                family: Some(Family::V6),
-            }),
+            1 => Ask::allocate().with(AdditionalAddressFamily { family: Some(Family::V6) }),
             2 => Ask::allocate().with(EvenPort { reserve_next: true }),
             _ => Ask::allocate().with(Lifetime(3600)),
         };
@@ -76,19 +71,10 @@ fn hostile_bytes_are_not_worth_a_crash() {
                 }
             }
             let cut = &request[..at];
-            world.handle(
-                0,
-                Event::Request {
-                    from: client.at,
-                    data: cut,
-                },
-            );
+            world.handle(0, Event::Request { from: client.at, data: cut });
         }
     }
     // What was signed was not what arrived, so nothing has changed.
     let stats = world.stats();
-    assert_eq!(
-        (stats.udp_allocations, stats.permissions, stats.channels),
-        (1, 1, 1)
-    );
+    assert_eq!((stats.udp_allocations, stats.permissions, stats.channels), (1, 1, 1));
 }

@@ -13,11 +13,7 @@ const LOCAL: &str = "10.0.0.5";
 const EXTERNAL: &str = "203.0.113.9";
 
 fn cloud() -> World {
-    World::new(&Settings {
-        relays: vec![(LOCAL, EXTERNAL)],
-        v6: false,
-        ..Settings::default()
-    })
+    World::new(&Settings { relays: vec![(LOCAL, EXTERNAL)], v6: false, ..Settings::default() })
 }
 
 fn local(relayed: SocketAddr) -> SocketAddr {
@@ -40,10 +36,7 @@ fn the_external_address_is_announced_and_the_local_one_is_bound() {
     assert_eq!(relayed.ip(), ip(EXTERNAL));
     assert!(world.owner_of(local(relayed)).is_some());
     client.permit(&mut world, &[PEER]);
-    assert_eq!(
-        client.send(&mut world, PEER, b"x").unwrap().from,
-        local(relayed)
-    );
+    assert_eq!(client.send(&mut world, PEER, b"x").unwrap().from, local(relayed));
 }
 
 #[test]
@@ -66,9 +59,7 @@ fn two_clients_reach_each_other_by_their_external_addresses() {
     assert_eq!((sent.from, sent.to), (local(two_at), local(one_at)));
     let got = world.peer_sends(sent.to, sent.from, &sent.payload).unwrap();
     assert_eq!(got.data(), Some((two_at, b"hi".to_vec())));
-    let back = world
-        .peer_sends(local(two_at), local(one_at), b"yo")
-        .unwrap();
+    let back = world.peer_sends(local(two_at), local(one_at), b"yo").unwrap();
     assert_eq!(back.channel(), Some((0x4000, &b"yo"[..])));
 }
 
@@ -87,12 +78,7 @@ fn icmp_errors_are_about_the_address_the_client_knows() {
     let mut world = cloud();
     let [(mut one, one_at), (_, two_at)] = pair(&mut world);
     one.permit(&mut world, &[&two_at.to_string()]);
-    let error = IcmpError {
-        family: Family::V4,
-        icmp_type: 3,
-        code: 3,
-        data: 0,
-    };
+    let error = IcmpError { family: Family::V4, icmp_type: 3, code: 3, data: 0 };
     let (_, bytes) = world.icmp(local(one_at), local(two_at), error).unwrap();
     let told = Response { bytes };
     assert_eq!(told.message().get(), Ok(Some(XorPeerAddress(two_at))));

@@ -23,11 +23,7 @@ fn a_permission_is_for_an_address_not_for_a_port() {
     // The port of XOR-PEER-ADDRESS is ignored, even if it is 0.
     client.permit(&mut world, &["198.51.100.1:0"]);
     assert!(world.peer_sends(relay, addr(PEER), b"x").is_ok());
-    assert!(
-        world
-            .peer_sends(relay, addr("198.51.100.1:9"), b"x")
-            .is_ok()
-    );
+    assert!(world.peer_sends(relay, addr("198.51.100.1:9"), b"x").is_ok());
     assert!(client.send(&mut world, PEER, b"x").is_ok());
     let other = world.peer_sends(relay, addr(SECOND), b"x");
     assert_eq!(other.unwrap_err(), Reason::NoPermission);
@@ -49,10 +45,7 @@ fn a_permission_lasts_300_seconds() {
     assert!(world.peer_sends(relay, addr(PEER), b"x").is_ok());
     // Traffic refreshes nothing. That the timer is late changes nothing either.
     world.pass_unnoticed(1);
-    assert_eq!(
-        client.send(&mut world, PEER, b"x"),
-        Err(Reason::NoPermission)
-    );
+    assert_eq!(client.send(&mut world, PEER, b"x"), Err(Reason::NoPermission));
     let late = world.peer_sends(relay, addr(PEER), b"x");
     assert_eq!(late.unwrap_err(), Reason::NoPermission);
     assert_eq!(world.stats().permissions, 1);
@@ -151,10 +144,7 @@ fn a_peer_of_the_other_family_is_a_mismatch() {
         let ask = Ask::channel_bind(0x4000, peer);
         assert_eq!(client.ask(&mut world, &ask).code(), 443, "{peer}");
     }
-    assert_eq!(
-        client.send(&mut world, PEER_V6, b"x"),
-        Err(Reason::FamilyMismatch)
-    );
+    assert_eq!(client.send(&mut world, PEER_V6, b"x"), Err(Reason::FamilyMismatch));
     // An IPv4-mapped address is IPv4.
     client.permit(&mut world, &["[::ffff:198.51.100.1]:5000"]);
     assert!(client.send(&mut world, PEER, b"x").is_ok());
@@ -174,12 +164,7 @@ fn all_peers_or_none_are_permitted() {
     // Neither is one refreshed in a request that is refused.
     client.permit(&mut world, &[PEER]);
     world.pass(200);
-    assert_eq!(
-        client
-            .ask(&mut world, &Ask::create_permission(&[PEER, DENIED]))
-            .code(),
-        403
-    );
+    assert_eq!(client.ask(&mut world, &Ask::create_permission(&[PEER, DENIED])).code(), 403);
     world.pass(100);
     assert_eq!(world.stats().permissions, 0);
 }
@@ -187,10 +172,7 @@ fn all_peers_or_none_are_permitted() {
 #[test]
 fn an_allocation_holds_so_many_permissions() {
     let settings = Settings {
-        limits: Limits {
-            permissions_per_allocation: 3,
-            ..Limits::default()
-        },
+        limits: Limits { permissions_per_allocation: 3, ..Limits::default() },
         ..Settings::default()
     };
     let mut world = World::new(&settings);

@@ -25,13 +25,7 @@ fn a_lifetime_has_the_bounds_of_an_allocate() {
     let mut world = World::plain();
     let mut client = TestClient::udp();
     client.allocate(&mut world);
-    for (asked, granted) in [
-        (1, 600),
-        (601, 601),
-        (3600, 3600),
-        (u32::MAX, 3600),
-        (600, 600),
-    ] {
+    for (asked, granted) in [(1, 600), (601, 601), (3600, 3600), (u32::MAX, 3600), (600, 600)] {
         let response = client.ask(&mut world, &Ask::refresh(asked));
         assert_eq!(response.lifetime(), Some(granted));
     }
@@ -49,9 +43,7 @@ fn lifetime_0_ends_the_allocation() {
     let response = client.ask(&mut world, &Ask::refresh(0));
     assert_eq!((response.code(), response.lifetime()), (0, Some(0)));
     world.assert_empty();
-    let Some(Record::Ended(ended)) = world.records.last() else {
-        panic!("{:?}", world.records)
-    };
+    let Some(Record::Ended(ended)) = world.records.last() else { panic!("{:?}", world.records) };
     assert_eq!((ended.reason, ended.v4), (EndReason::Deleted, Some(relay)));
     assert_eq!(client.ask(&mut world, &Ask::refresh(0)).code(), 437);
     let late = client.channel_data(&mut world, 0x4000, b"late");
@@ -100,18 +92,12 @@ fn without_an_allocation_every_request_but_allocate_is_a_mismatch() {
     //# ignored (if it is an indication or a ChannelData message).
     let mut world = World::plain();
     let mut client = TestClient::udp();
-    let asks = [
-        Ask::refresh(600),
-        Ask::create_permission(&[PEER]),
-        Ask::channel_bind(0x4000, PEER),
-    ];
+    let asks =
+        [Ask::refresh(600), Ask::create_permission(&[PEER]), Ask::channel_bind(0x4000, PEER)];
     for ask in &asks {
         assert_eq!(client.ask(&mut world, ask).code(), 437);
     }
-    assert_eq!(
-        client.send(&mut world, PEER, b"x"),
-        Err(Reason::NoAllocation)
-    );
+    assert_eq!(client.send(&mut world, PEER, b"x"), Err(Reason::NoAllocation));
     let data = client.channel_data(&mut world, 0x4000, b"x");
     assert_eq!(data, Err(Reason::NoAllocation));
     assert_eq!(world.drops_of_clients(Reason::NoAllocation), 2);
@@ -126,11 +112,7 @@ fn an_allocation_belongs_to_the_user_who_made_it() {
     let mut alice = TestClient::udp();
     alice.allocate(&mut world);
     let mut bob = TestClient::udp().of("bob", "hunter2");
-    let asks = [
-        Ask::refresh(0),
-        Ask::create_permission(&[PEER]),
-        Ask::channel_bind(0x4000, PEER),
-    ];
+    let asks = [Ask::refresh(0), Ask::create_permission(&[PEER]), Ask::channel_bind(0x4000, PEER)];
     for ask in &asks {
         assert_eq!(bob.ask(&mut world, ask).code(), 441);
     }
@@ -172,10 +154,7 @@ fn what_ran_out_is_over_even_if_nobody_looked_at_the_clock() {
     let late = world.peer_sends(relay, addr(PEER), b"late");
     assert_eq!(late.unwrap_err(), Reason::Expired);
     // No Refresh brings it back to life, and a new Allocate finds the five-tuple free.
-    assert_eq!(
-        client.ask(&mut world, &Ask::new(Method::REFRESH)).code(),
-        437
-    );
+    assert_eq!(client.ask(&mut world, &Ask::new(Method::REFRESH)).code(), 437);
     world.assert_empty();
     client.allocate(&mut world);
     world.pass_unnoticed(600);
@@ -210,10 +189,7 @@ fn a_shut_down_ends_everything() {
     world.servers[0].shut_down(now);
     world.expire();
     world.assert_empty();
-    assert_eq!(
-        world.stats().allocations_ended[EndReason::Shutdown.index()],
-        5
-    );
+    assert_eq!(world.stats().allocations_ended[EndReason::Shutdown.index()], 5);
 }
 
 #[test]
@@ -224,10 +200,7 @@ fn a_mass_expiry_is_done_in_parts() {
     }
     world.pass_unnoticed(600);
     let now = world.now;
-    assert!(
-        world.servers[0].expire(now),
-        "some is left for another call"
-    );
+    assert!(world.servers[0].expire(now), "some is left for another call");
     assert!(world.servers[0].allocations() > 200);
     world.expire();
     world.assert_empty();

@@ -31,16 +31,9 @@ fn an_unchanged_configuration_changes_nothing() {
 fn a_removed_user_makes_no_more_requests() {
     let mut world = World::plain();
     let (mut client, relay) = bound(&mut world);
-    let without_alice = Settings {
-        users: vec![("bob", "hunter2")],
-        ..Settings::default()
-    };
+    let without_alice = Settings { users: vec![("bob", "hunter2")], ..Settings::default() };
     world.configure(&without_alice);
-    for ask in [
-        Ask::refresh(600),
-        Ask::channel_bind(0x4000, PEER),
-        Ask::refresh(0),
-    ] {
+    for ask in [Ask::refresh(600), Ask::channel_bind(0x4000, PEER), Ask::refresh(0)] {
         assert_eq!(client.ask(&mut world, &ask).code(), 401);
     }
     // What she has ends by itself.
@@ -53,10 +46,7 @@ fn a_removed_user_makes_no_more_requests() {
 fn a_changed_password_is_asked_for_at_once() {
     let mut world = World::plain();
     let (mut client, _) = bound(&mut world);
-    let changed = Settings {
-        users: vec![("alice", "new")],
-        ..Settings::default()
-    };
+    let changed = Settings { users: vec![("alice", "new")], ..Settings::default() };
     world.configure(&changed);
     assert_eq!(client.ask(&mut world, &Ask::refresh(600)).code(), 401);
     client.password = "new".into();
@@ -68,28 +58,17 @@ fn a_changed_password_is_asked_for_at_once() {
 fn a_newly_denied_peer_is_cut_off_at_once() {
     let mut world = World::plain();
     let (mut client, relay) = bound(&mut world);
-    let stricter = Settings {
-        deny: vec!["198.51.100.1/32"],
-        ..Settings::default()
-    };
+    let stricter = Settings { deny: vec!["198.51.100.1/32"], ..Settings::default() };
     world.configure(&stricter);
     let stats = world.stats();
     assert_eq!((stats.permissions, stats.channels), (1, 0));
     assert!(world.channels[0].is_empty());
     let data = client.channel_data(&mut world, 0x4000, b"x");
     assert_eq!(data, Err(Reason::NoChannel));
-    assert_eq!(
-        client.send(&mut world, PEER, b"x"),
-        Err(Reason::NoPermission)
-    );
+    assert_eq!(client.send(&mut world, PEER, b"x"), Err(Reason::NoPermission));
     let back = world.peer_sends(relay, addr(PEER), b"x");
     assert_eq!(back.unwrap_err(), Reason::NoPermission);
-    assert_eq!(
-        client
-            .ask(&mut world, &Ask::channel_bind(0x4000, PEER))
-            .code(),
-        403
-    );
+    assert_eq!(client.ask(&mut world, &Ask::channel_bind(0x4000, PEER)).code(), 403);
     // The other peer notices nothing.
     assert!(client.send(&mut world, "198.51.100.2:1", b"x").is_ok());
     world.configure(&Settings::default());
@@ -103,10 +82,7 @@ fn an_allocation_of_a_family_no_longer_offered_lives_on() {
     let v6 = Ask::allocate().with(turnway_wire::RequestedAddressFamily { family });
     let mut client = TestClient::udp();
     let relay = client.ask(&mut world, &v6).relayed()[0];
-    world.configure(&Settings {
-        v6: false,
-        ..Settings::default()
-    });
+    world.configure(&Settings { v6: false, ..Settings::default() });
     client.permit(&mut world, &[PEER_V6]);
     assert!(world.peer_sends(relay, addr(PEER_V6), b"x").is_ok());
     assert_eq!(client.ask(&mut world, &Ask::refresh(600)).code(), 0);
@@ -119,11 +95,8 @@ fn who_holds_an_allocation_is_not_forgotten_by_a_reload() {
     let name = format!("{}:carol", EPOCH_S + 100);
     let password = rest_password(secret.as_bytes(), name.as_bytes());
     for enforce_expiry in [true, false] {
-        let settings = Settings {
-            rest_secrets: vec![secret],
-            enforce_expiry,
-            ..Settings::default()
-        };
+        let settings =
+            Settings { rest_secrets: vec![secret], enforce_expiry, ..Settings::default() };
         let mut world = World::new(&settings);
         let mut client = TestClient::udp().of(&name, &password);
         client.allocate(&mut world);
@@ -147,8 +120,5 @@ fn new_limits_hold_for_what_is_new() {
     assert_eq!(world.stats().permissions, 2);
     let third = Ask::create_permission(&["198.51.100.3:1"]);
     assert_eq!(client.ask(&mut world, &third).code(), 508);
-    assert_eq!(
-        client.ask(&mut world, &Ask::refresh(3600)).lifetime(),
-        Some(900)
-    );
+    assert_eq!(client.ask(&mut world, &Ask::refresh(3600)).lifetime(), Some(900));
 }

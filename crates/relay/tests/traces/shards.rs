@@ -28,10 +28,7 @@ fn an_allocation_is_known_to_its_server_alone() {
     assert_eq!(there.ask_once(&mut world, &Ask::refresh(600)).code(), 437);
     let data = there.channel_data(&mut world, 0x4000, b"x");
     assert_eq!(data, Err(Reason::NoAllocation));
-    assert_eq!(
-        there.send(&mut world, PEER, b"x"),
-        Err(Reason::NoAllocation)
-    );
+    assert_eq!(there.send(&mut world, PEER, b"x"), Err(Reason::NoAllocation));
     there.allocate(&mut world);
     assert_eq!(world.shared.allocations.count(), 2);
 }
@@ -70,14 +67,9 @@ fn ten_ports_and_eight_servers_are_ten_allocations() {
                 TestClient::new(&format!("192.0.2.1:{port}")).on(usize::from(index % 8))
             })
             .collect();
-        let ports: BTreeSet<_> = clients
-            .iter_mut()
-            .map(|client| client.allocate(&mut world).port())
-            .collect();
-        assert!(
-            ports.iter().copied().eq(50_000..=50_009),
-            "to the last port"
-        );
+        let ports: BTreeSet<_> =
+            clients.iter_mut().map(|client| client.allocate(&mut world).port()).collect();
+        assert!(ports.iter().copied().eq(50_000..=50_009), "to the last port");
         let mut eleventh = TestClient::new("192.0.2.2:1").on(usize::from(round % 8));
         assert_eq!(eleventh.ask(&mut world, &Ask::allocate()).code(), 508);
         for client in &mut clients {

@@ -46,10 +46,7 @@ pub(crate) fn receive(batch: &mut ReceiveBatch, socket: impl AsFd, count: usize)
 
 /// Whether nothing waits at `socket`.
 pub(crate) fn is_idle(socket: impl AsFd) -> bool {
-    ReceiveBatch::new(1)
-        .receive(socket.as_fd(), 1)
-        .unwrap()
-        .is_empty()
+    ReceiveBatch::new(1).receive(socket.as_fd(), 1).unwrap().is_empty()
 }
 
 /// A batch that holds `data` as its only datagram.
@@ -85,12 +82,7 @@ pub(crate) fn flush(
 ) -> Vec<(u32, i32)> {
     let mut results = Vec::new();
     batch.flush(received, &mut |tag, result| {
-        results.push((
-            tag,
-            result
-                .err()
-                .map_or(0, |error| error.raw_os_error().unwrap()),
-        ));
+        results.push((tag, result.err().map_or(0, |error| error.raw_os_error().unwrap())));
     });
     results
 }

@@ -128,12 +128,7 @@ impl Encode for ErrorCode<'_> {
 
 impl fmt::Debug for ErrorCode<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "ErrorCode({} \"{}\")",
-            self.code,
-            self.reason.escape_ascii()
-        )
+        write!(f, "ErrorCode({} \"{}\")", self.code, self.reason.escape_ascii())
     }
 }
 
@@ -160,11 +155,7 @@ impl<'a> Attribute<'a> for AddressErrorCode<'a> {
         let (&[family, _, class, number], reason) = value.split_first_chunk::<4>()?;
         let family = Family::from_number(family)?;
         let code = decode_code(class, number)?;
-        (reason.len() <= MAX_TEXT).then_some(Self {
-            family,
-            code,
-            reason,
-        })
+        (reason.len() <= MAX_TEXT).then_some(Self { family, code, reason })
     }
 }
 
@@ -184,16 +175,8 @@ impl Encode for AddressErrorCode<'_> {
 
 impl fmt::Debug for AddressErrorCode<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            family,
-            code,
-            reason,
-        } = self;
-        write!(
-            f,
-            "AddressErrorCode({family:?} {code} \"{}\")",
-            reason.escape_ascii()
-        )
+        let Self { family, code, reason } = self;
+        write!(f, "AddressErrorCode({family:?} {code} \"{}\")", reason.escape_ascii())
     }
 }
 

@@ -37,21 +37,12 @@ pub(crate) struct Content {
 }
 
 pub(crate) fn content() -> impl Strategy<Value = Content> {
-    let classes = &[
-        Class::Request,
-        Class::Indication,
-        Class::Success,
-        Class::Error,
-    ][..];
+    let classes = &[Class::Request, Class::Indication, Class::Success, Class::Error][..];
     let header = (select(classes), 0..0x1000u16, any::<[u8; 12]>());
     let texts = (text(), text(), text(), text());
     let addresses = (any::<[u8; 32]>(), address(), address());
     let error = (300..=699u16, text());
-    let rest = (
-        vec(any::<u16>(), 0..9),
-        any::<u32>(),
-        vec(any::<u8>(), 0..100),
-    );
+    let rest = (vec(any::<u16>(), 0..9), any::<u32>(), vec(any::<u8>(), 0..100));
     (header, texts, addresses, error, rest).prop_map(|(header, texts, addresses, error, rest)| {
         Content {
             class: header.0,
@@ -98,11 +89,7 @@ pub(crate) fn write_ours(content: &Content, keys: &[(IntegrityAlgorithm, &str)])
     m.add(&XorPeerAddress(content.peer)).unwrap();
     let (code, reason) = (content.error.0, content.error.1.as_bytes());
     m.add(&ErrorCode { code, reason }).unwrap();
-    let unknown: Vec<_> = content
-        .unknown
-        .iter()
-        .map(|&ty| AttributeType(ty))
-        .collect();
+    let unknown: Vec<_> = content.unknown.iter().map(|&ty| AttributeType(ty)).collect();
     m.add(&UnknownAttributes::new(&unknown)).unwrap();
     let algorithms = [PasswordAlgorithm::Sha256, PasswordAlgorithm::Md5];
     m.add(&PasswordAlgorithms::new(&algorithms)).unwrap();
@@ -136,10 +123,9 @@ pub(crate) fn write_stun(content: &Content, extra: &Attributes, key: &str) -> Ve
         text.add_to(&mut m).unwrap();
     }
     m.add(a::AttrType(0x001E), &content.user_hash);
-    for (ty, address) in [
-        (a::ATTR_XORMAPPED_ADDRESS, content.mapped),
-        (a::ATTR_XOR_PEER_ADDRESS, content.peer),
-    ] {
+    for (ty, address) in
+        [(a::ATTR_XORMAPPED_ADDRESS, content.mapped), (a::ATTR_XOR_PEER_ADDRESS, content.peer)]
+    {
         let (ip, port) = (address.ip(), address.port());
         let address = stun::xoraddr::XorMappedAddress { ip, port };
         address.add_to_as(&mut m, ty).unwrap();
@@ -150,17 +136,13 @@ pub(crate) fn write_stun(content: &Content, extra: &Attributes, key: &str) -> Ve
     };
     error.add_to(&mut m).unwrap();
     let unknown = content.unknown.iter().map(|&ty| a::AttrType(ty)).collect();
-    stun::uattrs::UnknownAttributes(unknown)
-        .add_to(&mut m)
-        .unwrap();
+    stun::uattrs::UnknownAttributes(unknown).add_to(&mut m).unwrap();
     m.add(a::ATTR_LIFETIME, &content.lifetime.to_be_bytes());
     m.add(a::ATTR_DATA, &content.data);
     for (ty, value) in extra {
         m.add(a::AttrType(*ty), value);
     }
-    stun::integrity::MessageIntegrity(key.into())
-        .add_to(&mut m)
-        .unwrap();
+    stun::integrity::MessageIntegrity(key.into()).add_to(&mut m).unwrap();
     stun::fingerprint::FINGERPRINT.add_to(&mut m).unwrap();
     m.raw
 }
@@ -182,40 +164,29 @@ pub(crate) fn write_stun_types(
     let ty = m::MessageType::from_class_method(class, m::Method::new(content.method));
     let tid = m::TransactionId::from(tid_number(&content.tid));
     let mut w = m::Message::builder(ty, tid, m::MessageWriteVec::new());
-    w.add_attribute(&a::Username::new(&content.username).unwrap())
-        .unwrap();
-    w.add_attribute(&a::Realm::new(&content.realm).unwrap())
-        .unwrap();
-    w.add_attribute(&a::Nonce::new(&content.nonce).unwrap())
-        .unwrap();
-    w.add_attribute(&a::Software::new(&content.software).unwrap())
-        .unwrap();
-    w.add_attribute(&a::Userhash::new(content.user_hash))
-        .unwrap();
-    w.add_attribute(&a::XorMappedAddress::new(content.mapped, tid))
-        .unwrap();
+    w.add_attribute(&a::Username::new(&content.username).unwrap()).unwrap();
+    w.add_attribute(&a::Realm::new(&content.realm).unwrap()).unwrap();
+    w.add_attribute(&a::Nonce::new(&content.nonce).unwrap()).unwrap();
+    w.add_attribute(&a::Software::new(&content.software).unwrap()).unwrap();
+    w.add_attribute(&a::Userhash::new(content.user_hash)).unwrap();
+    w.add_attribute(&a::XorMappedAddress::new(content.mapped, tid)).unwrap();
     let error = a::ErrorCode::new(content.error.0, &content.error.1).unwrap();
     w.add_attribute(&error).unwrap();
     let unknown: Vec<_> = content.unknown.iter().map(|&ty| ty.into()).collect();
-    w.add_attribute(&a::UnknownAttributes::new(&unknown))
-        .unwrap();
+    w.add_attribute(&a::UnknownAttributes::new(&unknown)).unwrap();
     let peer = a::XorSocketAddr::new(content.peer, tid);
     w.add_attribute(&peer.to_raw(0x0012.into())).unwrap();
     let lifetime = content.lifetime.to_be_bytes();
-    w.add_attribute(&a::RawAttribute::new(0x000D.into(), &lifetime))
-        .unwrap();
-    w.add_attribute(&a::RawAttribute::new(0x0013.into(), &content.data))
-        .unwrap();
+    w.add_attribute(&a::RawAttribute::new(0x000D.into(), &lifetime)).unwrap();
+    w.add_attribute(&a::RawAttribute::new(0x0013.into(), &content.data)).unwrap();
     for (ty, value) in extra {
-        w.add_attribute(&a::RawAttribute::new((*ty).into(), value))
-            .unwrap();
+        w.add_attribute(&a::RawAttribute::new((*ty).into(), value)).unwrap();
     }
     let algorithm = match algorithm {
         IntegrityAlgorithm::Sha1 => m::IntegrityAlgorithm::Sha1,
         IntegrityAlgorithm::Sha256 => m::IntegrityAlgorithm::Sha256,
     };
-    w.add_message_integrity_with_key(&stun_types_key(key), algorithm)
-        .unwrap();
+    w.add_message_integrity_with_key(&stun_types_key(key), algorithm).unwrap();
     w.add_fingerprint().unwrap();
     w.finish()
 }

@@ -24,10 +24,7 @@ pub(crate) fn attribute() -> impl Strategy<Value = (u16, Vec<u8>, u16)> {
 /// First two bytes, and how much the length field lies.
 pub(crate) fn header() -> impl Strategy<Value = ([u8; 2], u16)> {
     let first = prop_oneof![9 => 0..64u8, 1 => any::<u8>()];
-    (
-        (first, any::<u8>()).prop_map(Into::into),
-        prop_oneof![9 => Just(0), 1 => any::<u16>()],
-    )
+    ((first, any::<u8>()).prop_map(Into::into), prop_oneof![9 => Just(0), 1 => any::<u16>()])
 }
 
 /// What stands at the end: a right fingerprint, or some surplus bytes.
@@ -53,9 +50,7 @@ pub(crate) fn assemble(
         bytes.resize(bytes.len().next_multiple_of(4), 0);
     }
     let fingerprint = if end.is_none() { 8 } else { 0 };
-    let length = u16::try_from(bytes.len() - 20 + fingerprint)
-        .unwrap()
-        .wrapping_add(lie);
+    let length = u16::try_from(bytes.len() - 20 + fingerprint).unwrap().wrapping_add(lie);
     bytes[2..4].copy_from_slice(&length.to_be_bytes());
     match end {
         None => {

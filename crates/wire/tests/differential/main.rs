@@ -196,12 +196,7 @@ fn assert_agreement(bytes: &[u8], key: &str) -> Result<(), TestCaseError> {
 
     let stun = stun_parse(bytes);
     let exact = walk.header_ok && walk.length_ok;
-    prop_assert_eq!(
-        ours.is_ok(),
-        stun.is_ok() && exact && walk.fingerprint_ok,
-        "{:?}",
-        ours
-    );
+    prop_assert_eq!(ours.is_ok(), stun.is_ok() && exact && walk.fingerprint_ok, "{:?}", ours);
 
     let types = stun_types::message::Message::from_bytes(bytes);
     if ours.is_ok() {
@@ -214,31 +209,19 @@ fn assert_agreement(bytes: &[u8], key: &str) -> Result<(), TestCaseError> {
         return Ok(());
     };
     prop_assert_eq!(owned(ours.attributes()), walk.honoured());
-    if stun
-        .attributes
-        .0
-        .iter()
-        .all(|a| a.typ != stun::attributes::ATTR_XORMAPPED_ADDRESS)
-    {
+    if stun.attributes.0.iter().all(|a| a.typ != stun::attributes::ATTR_XORMAPPED_ADDRESS) {
         prop_assert_eq!(stun_attributes(&stun), walk.attributes.clone());
     }
     if ours.has(AttributeType::MESSAGE_INTEGRITY) {
-        let theirs = stun::integrity::MessageIntegrity(key.into())
-            .check(&mut stun)
-            .is_ok();
+        let theirs = stun::integrity::MessageIntegrity(key.into()).check(&mut stun).is_ok();
         prop_assert_eq!(ours.verify(&our_key(IntegrityAlgorithm::Sha1, key)), theirs);
     }
-    let cut = ours
-        .raw(AttributeType::MESSAGE_INTEGRITY_SHA256)
-        .is_some_and(|value| value.len() < 32);
+    let cut =
+        ours.raw(AttributeType::MESSAGE_INTEGRITY_SHA256).is_some_and(|value| value.len() < 32);
     if !walk.something_after_the_end && !cut {
         prop_assert_eq!(stun_types_attributes(&types), walk.attributes.clone());
-        let valid = ours
-            .integrity()
-            .is_some_and(|a| ours.verify(&our_key(a, key)));
-        let theirs = types
-            .validate_integrity_with_key(&stun_types_key(key))
-            .is_ok();
+        let valid = ours.integrity().is_some_and(|a| ours.verify(&our_key(a, key)));
+        let theirs = types.validate_integrity_with_key(&stun_types_key(key)).is_ok();
         prop_assert_eq!(valid, theirs);
     }
     for (ty, value) in walk.honoured() {
@@ -263,9 +246,7 @@ fn stun_attributes(message: &stun::message::Message) -> Attributes {
 fn stun_types_attributes(message: &stun_types::message::Message<'_>) -> Attributes {
     use stun_types::attribute::Attribute as _;
     let attributes = message.iter_attributes();
-    attributes
-        .map(|(_, a)| (a.get_type().value(), a.value.to_vec()))
-        .collect()
+    attributes.map(|(_, a)| (a.get_type().value(), a.value.to_vec())).collect()
 }
 
 fn stun_types_key(key: &str) -> stun_types::message::IntegrityKey {
@@ -277,9 +258,7 @@ fn our_key(algorithm: IntegrityAlgorithm, key: &str) -> IntegrityKey {
 }
 
 fn owned<'a>(attributes: impl Iterator<Item = (AttributeType, &'a [u8])>) -> Attributes {
-    attributes
-        .map(|(ty, value)| (ty.0, value.to_vec()))
-        .collect()
+    attributes.map(|(ty, value)| (ty.0, value.to_vec())).collect()
 }
 
 fn first_bits(bytes: &[u8]) -> u16 {
@@ -287,6 +266,5 @@ fn first_bits(bytes: &[u8]) -> u16 {
 }
 
 fn tid_number(tid: &[u8; 12]) -> u128 {
-    tid.iter()
-        .fold(0, |number, &byte| number << 8 | u128::from(byte))
+    tid.iter().fold(0, |number, &byte| number << 8 | u128::from(byte))
 }
