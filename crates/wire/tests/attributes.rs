@@ -142,6 +142,10 @@ fn overlong_strings_are_refused() {
 
 #[test]
 fn error_codes() {
+    //= rfc8489#section-14.8
+    //= type=test
+    //# The Class represents
+    //# the hundreds digit of the error code.
     let error = ErrorCode { code: code::STALE_NONCE, reason: b"Stale Nonce" };
     both_ways(error, 0x0009, b"\0\0\x04\x26Stale Nonce");
     let error =
@@ -152,6 +156,10 @@ fn error_codes() {
     //= type=test
     //# The value MUST be between 3
     //# and 6.
+    //= rfc8489#section-14.8
+    //= type=test
+    //# The Number represents the binary encoding of the error code
+    //# modulo 100, and its value MUST be between 0 and 99.
     refused::<ErrorCode>(&[b"\0\0\x02\0", b"\0\0\x07\0", b"\0\0\x04\x64", b"\0\0\x04", b""]);
     //= rfc8489#section-14.8
     //= type=test
@@ -226,7 +234,13 @@ fn numbers() {
     refused::<ChannelNumber>(&[b"", b"\x40\0", b"\x40\0\0", b"\x40\0\0\0\0"]);
     refused::<Lifetime>(&[b"", b"\0\0\x02", b"\0\0\x02\x58\0"]);
     refused::<RequestedTransport>(&[b"", b"\x11", b"\x11\0\0\0\0"]);
+    //= rfc8656#section-18.10
+    //= type=test
+    //# The attribute value is 8 bytes and contains the token value.
     refused::<ReservationToken>(&[b"", b"1234567", b"123456789"]);
+    //= rfc8489#section-14.4
+    //= type=test
+    //# The value of USERHASH has a fixed length of 32 bytes.
     refused::<UserHash>(&[b"", &[7; 31], &[7; 33]]);
 }
 
@@ -235,6 +249,10 @@ fn flags() {
     both_ways(EvenPort { reserve_next: true }, 0x0018, b"\x80");
     both_ways(EvenPort { reserve_next: false }, 0x0018, b"\x00");
     refused::<EvenPort>(&[b"", b"\x80\0"]);
+    //= rfc8656#section-18.9
+    //= type=test
+    //# This attribute has no value part,
+    //# and thus, the attribute length field is 0.
     both_ways(DontFragment, 0x001A, b"");
     refused::<DontFragment>(&[b"\0"]);
     both_ways(UseCandidate, 0x0025, b"");

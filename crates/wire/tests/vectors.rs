@@ -68,8 +68,20 @@ fn rfc5769_2_1_request() {
     assert_eq!(message.get(), Ok(Some(Priority(0x6e00_01ff))));
     assert_eq!(message.get(), Ok(Some(IceControlled(0x932f_f9b1_5126_3b36))));
     assert_eq!(message.get(), Ok(Some(Username(b"evtj:h6vY"))));
+    //= rfc8489#section-14.7
+    //= type=test
+    //# The value of the attribute is computed as the CRC-32 of the STUN
+    //# message up to (but excluding) the FINGERPRINT attribute itself,
+    //# XOR'ed with the 32-bit value 0x5354554e.
     assert!(message.has_fingerprint());
     assert_eq!(message.integrity(), Some(IntegrityAlgorithm::Sha1));
+    //= rfc8489#section-14.5
+    //= type=test
+    //# Similarly, when validating the MESSAGE-INTEGRITY, the
+    //# Length field in the STUN header must be adjusted to point to the end
+    //# of the MESSAGE-INTEGRITY attribute prior to calculating the HMAC over
+    //# the STUN message, up to and including the attribute preceding the
+    //# MESSAGE-INTEGRITY attribute.
     assert!(message.verify(&ice_key()));
     let wrong = IntegrityKey::new(IntegrityAlgorithm::Sha1, b"VOkJxbRl1RmTxUk/WvJxBs");
     assert!(!message.verify(&wrong));
@@ -112,6 +124,10 @@ fn rfc5769_2_4_long_term_request_read_and_written() {
     request.add(&Username(MATRIX.as_bytes())).unwrap();
     request.add(&Nonce(b"f//499k954d6OL34oL9FSTvy64sA")).unwrap();
     request.add(&Realm(b"example.org")).unwrap();
+    //= rfc8489#section-14.5
+    //= type=test
+    //# The Length field of the STUN message header is adjusted to point to
+    //# the end of the MESSAGE-INTEGRITY attribute.
     request.integrity(&key).unwrap();
     let len = request.finish();
     assert_eq!(out[..len], expected[..]);
@@ -123,6 +139,9 @@ fn rfc8489_b_1_userhash_and_sha256_read_and_written() {
     let key =
         LongTermKey::derive(PasswordAlgorithm::Sha256, MATRIX.as_bytes(), b"example.org", PASSWORD);
     let key = IntegrityKey::new(IntegrityAlgorithm::Sha256, key.as_bytes());
+    //= rfc8489#section-14.4
+    //= type=test
+    //# userhash = SHA-256(OpaqueString(username) ":" OpaqueString(realm))
     let hash = UserHash(user_hash(MATRIX.as_bytes(), b"example.org"));
     let message = Message::parse(&expected).unwrap();
     assert_eq!(message.get(), Ok(Some(hash)));

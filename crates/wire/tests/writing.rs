@@ -40,6 +40,11 @@ fn every_call_leaves_a_whole_message() {
     lens.push(builder.len());
     builder.integrity(&key).unwrap();
     lens.push(builder.len());
+    //= rfc8489#section-14.7
+    //= type=test
+    //# Therefore, prior to computation of the CRC, this
+    //# value must be correct and include the CRC attribute as part of the
+    //# message length.
     builder.fingerprint().unwrap();
     lens.push(builder.len());
     let end = builder.finish();

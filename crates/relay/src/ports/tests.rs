@@ -30,6 +30,10 @@ fn at(ip: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(ip, port)
 }
 
+//= rfc8656#section-7.2
+//= type=test
+//# Otherwise, the server allocates any available relayed transport
+//# address.
 #[test]
 fn every_range_is_used_to_its_last_port() {
     for first in 0_u16..6 {

@@ -25,6 +25,11 @@ fn passwords_serve_both_algorithms() {
 
 #[test]
 fn rest_secrets_serve_both_algorithms_but_no_hashed_names() {
+    //= rfc8489#section-9.2
+    //= type=test
+    //# The 24-bit Security Feature set is encoded as 3 bytes,
+    //# with bit 0 as the most significant bit of the first byte and bit 23
+    //# as the least significant bit of the third byte.
     let challenge = challenge(&auth(Vec::new(), &["secret"]));
     assert_eq!(challenge.algorithms.as_deref(), Some(BOTH));
     assert_eq!(cookie(&challenge), "obMatJos2gAAA", "bit 0 only");
