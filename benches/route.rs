@@ -191,6 +191,7 @@ impl Relay {
                     self.server.handle(Event::Bound(bound), NOW, out);
                 }
                 Effect::Close { .. }
+                | Effect::Indicate { .. }
                 | Effect::ChannelUp(_)
                 | Effect::ChannelDown { .. }
                 | Effect::Log(_) => {}

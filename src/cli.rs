@@ -172,6 +172,9 @@ fn initialize(path: &Path) -> ExitCode {
             format!("{shown} is there already and is not overwritten; name another file with -o"),
             WRONG_INPUT,
         ),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fail(format!("{shown}: the folder is not there; make it first"), WRONG_INPUT)
+        }
         Err(error) => fail(format!("{shown}: cannot write: {error}"), WRONG_INPUT),
     }
 }

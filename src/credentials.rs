@@ -8,6 +8,7 @@ use serde::Serialize;
 use turnway_relay::auth::rest_password;
 
 use crate::config::{Config, Secret, Transport};
+use crate::run::machine;
 
 /// A username and password that expire.
 #[derive(Debug, Clone)]
@@ -66,7 +67,8 @@ pub fn mint(
 /// The `turn:` URIs (RFC 7065) of a configuration's listeners, UDP first.
 ///
 /// A listener's host is `host` if given, else its own address as peers know it, else (for
-/// `0.0.0.0` and `[::]`) the first external relay address of its family.
+/// `0.0.0.0` and `[::]`) the first external relay address of its family, which is the default
+/// route's where none is configured.
 ///
 /// # Errors
 ///
@@ -170,8 +172,12 @@ fn public_address(config: &Config, listener: SocketAddr) -> Option<IpAddr> {
     let addresses = &config.relay.addresses;
     let ip = listener.ip();
     if ip.is_unspecified() {
-        let mut family = addresses.iter().filter(|relay| relay.local.is_ipv4() == ip.is_ipv4());
-        return family.next().map(|relay| relay.external);
+        let same_family = |other: IpAddr| other.is_ipv4() == ip.is_ipv4();
+        if addresses.is_empty() {
+            return machine::default_addresses().into_iter().find(|own| same_family(*own));
+        }
+        let relay = addresses.iter().find(|relay| same_family(relay.local));
+        return relay.map(|relay| relay.external);
     }
     let relay = addresses.iter().find(|relay| relay.local == ip);
     Some(relay.map_or(ip, |relay| relay.external))
@@ -272,9 +278,15 @@ mod tests {
     }
 
     #[test]
-    fn without_an_address_the_host_is_asked_for() {
-        let error = uris(&config(BOTH), None).unwrap_err();
-        assert!(error.to_string().contains("--host"), "{error}");
+    fn without_an_address_it_is_the_default_route_s_or_the_host_is_asked_for() {
+        let own = machine::default_addresses();
+        match uris(&config(BOTH), None) {
+            Ok(uris) => assert!(own.iter().any(|ip| uris[0].contains(&bracketed(*ip))), "{uris:?}"),
+            Err(error) => {
+                assert_eq!(own, Vec::<IpAddr>::new());
+                assert!(error.to_string().contains("--host"), "{error}");
+            }
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@
 
 mod control;
 mod doors;
-mod machine;
+pub(crate) mod machine;
 mod rules;
 
 use std::fmt;
@@ -78,7 +78,7 @@ pub fn serve(
     capacity.say(shards);
 
     let doors = bind_listeners(&config, shards)?;
-    let metrics = config.metrics.listen.map(bind_metrics).transpose()?;
+    let metrics = bind_metrics(&config)?;
     let shared = Arc::new(shared(&config, &relays, capacity)?);
     let range = config.relay.ports.clone();
     let buffer = RELAY_BUFFER.min(config.limits.socket_buffer);

@@ -203,6 +203,7 @@ impl Shard {
         while let Some(effect) = self.parts.server.poll() {
             match effect {
                 Effect::Reply { to, len } => self.answer(&to, len),
+                Effect::Indicate { to, len } => self.indicate(&to, len),
                 Effect::Bind { allocation, want, near, owner, until_ns } => {
                     self.bind(allocation, &want, near, &owner, until_ns);
                 }
@@ -215,29 +216,35 @@ impl Shard {
     }
 
     fn answer(&mut self, to: &Client, len: usize) {
-        let answer = &self.reply[..len];
-        match to.tuple.transport {
-            Transport::Udp => {
-                let listener = &self.parts.udp[to.link.0 as usize];
-                let source = Some(to.tuple.server.ip());
-                if udp::send_one(listener.fd(), answer, to.tuple.client, source).is_err() {
-                    self.stats.send_errors_to_client += 1;
-                }
+        let Transport::Tcp = to.tuple.transport else { return self.send_to_client(to, len) };
+        let limit = self.parts.streams.send_queue;
+        let Some(connection) = self.connections.of(to) else { return };
+        match connection.queue_answer(&self.reply[..len], limit) {
+            Ok(()) => self.connections.mark_dirty(to.link.0),
+            // It asks and never reads. Closing it shows at the next event.
+            Err(Full::Close | Full::Dropped) => {
+                let _ = connection.stream.shutdown(std::net::Shutdown::Both);
+                self.stats.tcp_queue_drops += 1;
             }
-            Transport::Tcp => {
-                let limit = self.parts.streams.send_queue;
-                let Some(connection) = self.connections.of(to) else {
-                    return;
-                };
-                match connection.queue_answer(answer, limit) {
-                    Ok(()) => self.connections.mark_dirty(to.link.0),
-                    // It asks and never reads. Closing it shows at the next event.
-                    Err(Full::Close | Full::Dropped) => {
-                        let _ = connection.stream.shutdown(std::net::Shutdown::Both);
-                        self.stats.tcp_queue_drops += 1;
-                    }
-                }
-            }
+        }
+    }
+
+    fn indicate(&mut self, to: &Client, len: usize) {
+        let Transport::Tcp = to.tuple.transport else { return self.send_to_client(to, len) };
+        let limit = self.parts.streams.send_queue;
+        let Some(connection) = self.connections.of(to) else { return };
+        match connection.queue_data([&self.reply[..len], &[], &[]], limit) {
+            Ok(()) => self.connections.mark_dirty(to.link.0),
+            Err(Full::Dropped | Full::Close) => self.stats.tcp_queue_drops += 1,
+        }
+    }
+
+    /// Sends the reply buffer to a client over UDP, from the address the client uses.
+    fn send_to_client(&mut self, to: &Client, len: usize) {
+        let listener = &self.parts.udp[to.link.0 as usize];
+        let source = Some(to.tuple.server.ip());
+        if udp::send_one(listener.fd(), &self.reply[..len], to.tuple.client, source).is_err() {
+            self.stats.send_errors_to_client += 1;
         }
     }
 

@@ -30,7 +30,9 @@ fn a_second_turnway_on_the_same_address_is_refused() {
         ..Setup::default()
     });
     assert_eq!(code, Some(2), "{error}");
-    let problem = format!("[[listen]]: cannot listen on udp {}", first.address);
+    // The third [[listen]] of the file; its address stands in line 11.
+    let address = first.address;
+    let problem = format!("turnway.toml:11: listen.address: cannot listen on udp {address}");
     assert!(error.contains(&problem), "{error}");
     assert!(error.contains("another turnway, has the port: stop it or choose another"), "{error}");
     UdpSocket::bind(free).expect("no listener is left behind");
@@ -57,7 +59,8 @@ fn an_address_that_another_program_has_is_named() {
 
     let listen = own(3478);
     let error = refused(Setup { metrics: Some(busy), listen: vec![listen], ..Setup::default() });
-    assert!(error.contains(&format!("[metrics] listen: cannot listen on tcp {busy}")), "{error}");
+    let problem = format!(": metrics.listen: cannot listen on tcp {busy}");
+    assert!(error.contains("turnway.toml:") && error.contains(&problem), "{error}");
     UdpSocket::bind(listen).expect("nothing is half-started");
 
     let nowhere: SocketAddr = "198.51.100.1:3478".parse().expect("an address");

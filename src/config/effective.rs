@@ -102,8 +102,18 @@ pub(super) fn reload_of(setting: &str) -> Reload {
 }
 
 fn top_level(config: &Config) -> Vec<Setting> {
-    let Config { realm, listen, relay, auth: _, peers, limits: _, metrics: _, log: _, shards } =
-        config;
+    let Config {
+        realm,
+        listen,
+        relay,
+        auth: _,
+        peers,
+        limits: _,
+        metrics: _,
+        log: _,
+        shards,
+        places: _,
+    } = config;
     let listeners = listen.iter().map(|listener| {
         format!(
             "{{ transport = {}, address = {} }}",

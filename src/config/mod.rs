@@ -61,6 +61,19 @@ pub struct Config {
     pub log: Log,
     /// Number of shards; `None`: one for each usable CPU.
     pub shards: Option<u16>,
+    /// Where in the file stands what only the machine can refuse.
+    pub places: Places,
+}
+
+/// `file:line: key` of addresses, in the order of [`Config`]; empty without a file.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    /// Of each listener.
+    pub listen: Vec<String>,
+    /// Of each relay address.
+    pub relay: Vec<String>,
+    /// Of the metrics listener.
+    pub metrics: Option<String>,
 }
 
 /// How clients connect.
@@ -250,12 +263,16 @@ impl Config {
     ///
     /// All problems found, or why the file cannot be read.
     pub fn load(path: &Path) -> Result<(Self, Warnings), ConfigError> {
-        let text = read_file(path).map_err(|error| ConfigError {
-            problems: vec![format!(
-                "{}: cannot read the configuration: {error}; `turnway init -o FILE` \
-                 writes a new one",
-                path.display()
-            )],
+        let text = read_file(path).map_err(|error| {
+            let advice = match error.kind() {
+                io::ErrorKind::NotFound => "`turnway init -o FILE` writes a new one",
+                io::ErrorKind::PermissionDenied => "let the user Turnway runs as read it",
+                io::ErrorKind::InvalidData => "save it as UTF-8 text",
+                _ => "name a TOML file, such as `turnway init -o FILE` writes",
+            };
+            let shown = path.display();
+            let problem = format!("{shown}: cannot read the configuration: {error}; {advice}");
+            ConfigError { problems: vec![problem] }
         })?;
         let mode = fs::metadata(path).map(|metadata| metadata.permissions().mode());
         let world_readable = mode.is_ok_and(|mode| mode & 0o004 != 0);
@@ -309,6 +326,7 @@ impl Config {
             metrics: Metrics { listen: None },
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
             shards: None,
+            places: Places::default(),
         }
     }
 

@@ -17,7 +17,7 @@ pub use network::private_relay_warning;
 use super::raw::{RawConfig, RawLimits};
 use super::source::{Problem, Source};
 use super::units::{Count, Size, Span};
-use super::{Config, ConfigError, Limits, Log, Metrics, Warnings};
+use super::{Config, ConfigError, Limits, Log, Metrics, Places, Warnings};
 
 /// The longest realm, in bytes. REALM is the part of a 401 that the operator chooses, and a 401
 /// must not be worth reflecting.
@@ -42,8 +42,19 @@ pub(super) fn resolve(
     if !checks.problems.is_empty() {
         return Err(ConfigError::new(checks.problems));
     }
+    let places = Places {
+        listen: listen.iter().map(|listener| source.place(listener.span())).collect(),
+        relay: raw
+            .relay
+            .addresses
+            .iter()
+            .flat_map(Spanned::get_ref)
+            .map(|entry| source.place(entry.span()))
+            .collect(),
+        metrics: raw.metrics.listen.map(|address| source.place(address.span())),
+    };
     let listen = listen.into_iter().map(Spanned::into_inner).collect();
-    let config = Config { realm, listen, relay, auth, peers, limits, metrics, log, shards };
+    let config = Config { realm, listen, relay, auth, peers, limits, metrics, log, shards, places };
     Ok((config, checks.warnings))
 }
 

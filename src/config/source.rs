@@ -80,10 +80,14 @@ impl<'a> Source<'a> {
 
     /// A problem at a position. An empty span is none: the value came from a default.
     pub(super) fn problem(&self, span: Range<usize>, message: impl fmt::Display) -> Problem {
+        Problem { place: self.place(span), message: message.to_string() }
+    }
+
+    /// `file:line: key` of a position, as far as known.
+    pub(super) fn place(&self, span: Range<usize>) -> String {
         let key = key_at(self.root.get_ref(), &span);
         let place = place(self.path, self.text, span);
-        let place = if key.is_empty() { place } else { format!("{place}: {key}") };
-        Problem { place, message: message.to_string() }
+        if key.is_empty() { place } else { format!("{place}: {key}") }
     }
 
     /// One problem for each key that no table defines.

@@ -213,9 +213,11 @@ impl Control {
         let began = Instant::now();
         let mut tick = tokio::time::interval(TICK);
         let mut look = tokio::time::interval(DRAIN_TICK);
+        let mut around = tokio::time::interval(LOOK);
         while self.shared.allocations.count() > 0 && began.elapsed() < timeout {
             tokio::select! {
                 _ = look.tick() => {}
+                _ = around.tick() => self.look_around(),
                 _ = tick.tick() => {
                     self.on_tick();
                     notify(&[NotifyState::ExtendTimeoutUsec(EXTENSION.as_micros() as u32)]);

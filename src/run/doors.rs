@@ -1,12 +1,12 @@
 //! Listeners: bound once for each shard before anything runs, or refused with what to do.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 
 use turnway_udp as udp;
 
 use super::{ServeError, machine};
-use crate::config::{Config, Transport};
+use crate::config::{Config, Listen, Transport};
 use crate::io::udp::Listener;
 
 /// Connections that may wait to be accepted.
@@ -20,19 +20,19 @@ pub(super) struct Doors {
 
 /// Binds every listener once for each shard, after making sure that nobody else has it.
 pub(super) fn bind_listeners(config: &Config, shards: usize) -> Result<Vec<Doors>, ServeError> {
-    for listen in &config.listen {
+    for (index, listen) in config.listen.iter().enumerate() {
         let probed = match listen.transport {
             Transport::Udp => udp::probe_exclusive_udp(listen.address),
             Transport::Tcp => udp::probe_exclusive_tcp(listen.address),
         };
-        probed.map_err(|error| cannot_listen(listen.transport, listen.address, &error))?;
+        probed.map_err(|error| cannot_listen(config, index, &error))?;
     }
     let mut granted: Option<udp::BufferGrant> = None;
     let mut doors = Vec::with_capacity(shards);
     for _ in 0..shards {
         let mut door = Doors { udp: Vec::new(), tcp: Vec::new() };
-        for listen in &config.listen {
-            let refused = |error| cannot_listen(listen.transport, listen.address, &error);
+        for (index, listen) in config.listen.iter().enumerate() {
+            let refused = |error| cannot_listen(config, index, &error);
             match listen.transport {
                 Transport::Udp => {
                     let buffer = config.limits.socket_buffer;
@@ -54,24 +54,25 @@ pub(super) fn bind_listeners(config: &Config, shards: usize) -> Result<Vec<Doors
     Ok(doors)
 }
 
-pub(super) fn bind_metrics(address: SocketAddr) -> Result<TcpListener, ServeError> {
+/// Binds the metrics' listener, if there is to be one.
+pub(super) fn bind_metrics(config: &Config) -> Result<Option<TcpListener>, ServeError> {
+    let Some(address) = config.metrics.listen else { return Ok(None) };
+    let place = config.places.metrics.as_deref().unwrap_or("[metrics] listen");
     let bound = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
-        Ok(listener)
+        Ok(Some(listener))
     });
     bound.map_err(|error| {
-        ServeError::Input(format!(
-            "[metrics] listen: cannot listen on tcp {address}: {error}; {}",
-            advice(&error)
-        ))
+        let advice = advice(&error);
+        ServeError::Input(format!("{place}: cannot listen on tcp {address}: {error}; {advice}"))
     })
 }
 
-fn cannot_listen(transport: Transport, address: SocketAddr, error: &io::Error) -> ServeError {
-    ServeError::Input(format!(
-        "[[listen]]: cannot listen on {transport} {address}: {error}; {}",
-        advice(error)
-    ))
+fn cannot_listen(config: &Config, index: usize, error: &io::Error) -> ServeError {
+    let Listen { transport, address } = config.listen[index];
+    let place = config.places.listen.get(index).map_or("[[listen]]", String::as_str);
+    let advice = advice(error);
+    ServeError::Input(format!("{place}: cannot listen on {transport} {address}: {error}; {advice}"))
 }
 
 /// What to do about a failed bind.

@@ -29,14 +29,12 @@ pub(super) fn relay_addresses(config: &Config) -> Result<Vec<RelayAddrs>, ServeE
         .map(|address| RelayAddrs { local: address.local, external: address.external })
         .collect();
     if relays.is_empty() {
-        for family in [udp::Family::V4, udp::Family::V6] {
-            if let Some(local) = udp::system::default_route_address(family) {
-                tracing::info!(address = %local, "relaying from the address of the default route");
-                if let Some(warning) = config::private_relay_warning(local) {
-                    tracing::warn!("{warning}");
-                }
-                relays.push(RelayAddrs { local, external: local });
+        for local in default_addresses() {
+            tracing::info!(address = %local, "relaying from the address of the default route");
+            if let Some(warning) = config::private_relay_warning(local) {
+                tracing::warn!("{warning}");
             }
+            relays.push(RelayAddrs { local, external: local });
         }
     }
     if relays.is_empty() {
@@ -46,17 +44,24 @@ pub(super) fn relay_addresses(config: &Config) -> Result<Vec<RelayAddrs>, ServeE
                 .to_owned(),
         ));
     }
-    for relay in &relays {
+    for (index, relay) in relays.iter().enumerate() {
         if let Err(error) = UdpSocket::bind(SocketAddr::new(relay.local, 0)) {
+            let place = config.places.relay.get(index).map_or("[relay] addresses", String::as_str);
             return Err(ServeError::Input(format!(
-                "[relay] addresses: cannot bind to {}: {error}; it must be an address of this \
-                 machine (see `ip address`); behind 1:1 NAT write {{ local = \"the machine's \
-                 own\", external = \"{}\" }}",
+                "{place}: cannot bind to {}: {error}; it must be an address of this machine (see \
+                 `ip address`); behind 1:1 NAT write {{ local = \"the machine's own\", external = \
+                 \"{}\" }}",
                 relay.local, relay.local
             )));
         }
     }
     Ok(relays)
+}
+
+/// The addresses from which the default routes are used: what is relayed from unless configured.
+pub(crate) fn default_addresses() -> Vec<IpAddr> {
+    let families = [udp::Family::V4, udp::Family::V6];
+    families.into_iter().filter_map(udp::system::default_route_address).collect()
 }
 
 /// Every address of this machine: peers are not to reach our listeners through any of them.

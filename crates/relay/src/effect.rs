@@ -111,6 +111,14 @@ pub enum Effect {
         /// Bytes written.
         len: usize,
     },
+    /// Send the first `len` bytes of the buffer given to the call: an indication nobody asked for,
+    /// which may be dropped like a datagram.
+    Indicate {
+        /// To whom.
+        to: Client,
+        /// Bytes written.
+        len: usize,
+    },
     /// Bind relay sockets, then answer with [`Event::Bound`] before the next request.
     Bind {
         /// The place in the table that the allocation will have.

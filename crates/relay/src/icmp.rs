@@ -48,7 +48,7 @@ impl Server {
         );
         let len = written.expect("an ICMP indication is shorter than the buffer `handle` asks for");
         self.stats.icmp_relayed += 1;
-        self.effects.push_back(Effect::Reply { to: client, len });
+        self.effects.push_back(Effect::Indicate { to: client, len });
     }
 }
 

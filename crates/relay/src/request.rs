@@ -135,7 +135,14 @@ impl Server {
                 //# 5-tuple does not identify an existing allocation, then the message MUST either be
                 //# rejected with a 437 Allocation Mismatch error (if it is a request) or be silently
                 //# ignored (if it is an indication or a ChannelData message).
-                (_, _) => self.error(&call.answer, Outcome::AllocationMismatch, out),
+                (
+                    Request::Allocate
+                    | Request::Refresh
+                    | Request::CreatePermission
+                    | Request::ChannelBind
+                    | Request::Binding,
+                    _,
+                ) => self.error(&call.answer, Outcome::AllocationMismatch, out),
             };
         };
         let allocation = self.table.get_mut(id).expect("found by this request's five-tuple");

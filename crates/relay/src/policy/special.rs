@@ -27,11 +27,12 @@ pub fn special_purpose(ip: IpAddr) -> Option<&'static Special> {
 }
 
 /// Sorted by first address, wider ranges before the ones inside them.
-static V4: [Special; 17] = [
+static V4: [Special; 18] = [
     v4([0, 0, 0, 0], 8, "this network", "RFC 791"),
     v4([10, 0, 0, 0], 8, "private use", "RFC 1918"),
     v4([100, 64, 0, 0], 10, "shared address space (CGNAT)", "RFC 6598"),
     v4([127, 0, 0, 0], 8, "loopback", "RFC 1122"),
+    v4([168, 63, 129, 16], 32, "cloud metadata and DNS (Azure)", "no RFC"),
     v4([169, 254, 0, 0], 16, "link-local (with cloud metadata services)", "RFC 3927"),
     v4([172, 16, 0, 0], 12, "private use", "RFC 1918"),
     v4([192, 0, 0, 0], 24, "IETF protocol assignments", "RFC 6890"),

@@ -47,7 +47,7 @@ fn peer_of(text: &str, port: u16) -> PeerAddr {
 
 /// First and last address of every range that is refused without configuration, and single ones
 /// within them that must not be forgotten.
-const REFUSED: [(&str, &str); 35] = [
+const REFUSED: [(&str, &str); 36] = [
     ("0.0.0.0", "0.255.255.255"),
     ("10.0.0.0", "10.255.255.255"),
     ("100.64.0.0", "100.127.255.255"),
@@ -55,6 +55,7 @@ const REFUSED: [(&str, &str); 35] = [
     ("127.0.0.0", "127.255.255.255"),
     ("169.254.0.0", "169.254.255.255"),
     ("169.254.169.254", "169.254.169.254"),
+    ("168.63.129.16", "168.63.129.16"),
     ("172.16.0.0", "172.31.255.255"),
     ("192.0.0.0", "192.0.0.255"),
     ("192.0.2.0", "192.0.2.255"),

@@ -182,7 +182,7 @@ impl World {
         let mut reply = None;
         while let Some(effect) = self.servers[shard].poll() {
             match effect {
-                Effect::Reply { to, len } => {
+                Effect::Reply { to, len } | Effect::Indicate { to, len } => {
                     assert!(reply.is_none(), "two replies to one event");
                     reply = Some((to, out[..len].to_vec()));
                 }

@@ -258,7 +258,7 @@ impl World<'_> {
         let mut replies = 0;
         while let Some(effect) = self.relay.servers[shard].poll() {
             match effect {
-                Effect::Reply { to, len } => {
+                Effect::Reply { to, len } | Effect::Indicate { to, len } => {
                     replies += 1;
                     assert_eq!(replies, 1, "two replies to one call");
                     self.reply(shard, cause, to, &out[..len]);
