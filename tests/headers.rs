@@ -192,7 +192,7 @@ impl Tap {
                 Some(Self(socket))
             }
             Err(error) => {
-                eprintln!("SKIPPED: raw sockets need root (CAP_NET_RAW): {error}");
+                common::skipped(&format!("raw sockets need root (CAP_NET_RAW): {error}"));
                 None
             }
         }

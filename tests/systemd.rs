@@ -5,11 +5,15 @@
 
 #![forbid(unsafe_code)]
 
+mod common;
+
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use common::skipped;
 
 /// The exposure `systemd-analyze security` may find, in tenths: 1.5 of 10 with systemd 252.
 /// What remains is what a relay is for (Internet sockets, a list of its own addresses, a port below
@@ -64,7 +68,7 @@ fn the_sandbox_is_as_tight_as_it_was() {
 #[test]
 fn only_root_and_the_relay_can_read_its_secrets() {
     if fs::metadata("/proc/self").unwrap().uid() != 0 {
-        eprintln!("SKIPPED: creating users and owners in a root directory takes root");
+        skipped("creating users and owners in a root directory takes root");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -125,7 +129,7 @@ fn run(command: &mut Command) -> Option<Result<String, String>> {
     let output = match command.output() {
         Ok(output) => output,
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            eprintln!("SKIPPED: {} is not installed", command.get_program().display());
+            skipped(&format!("{} is not installed", command.get_program().display()));
             return None;
         }
         Err(error) => panic!("{command:?}: {error}"),

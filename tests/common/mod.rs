@@ -36,7 +36,7 @@ pub const REALM: &str = "turnway.test";
 
 /// How a [`Relay`] is to differ from the usual one.
 pub struct Setup {
-    /// Number of shards.
+    /// Number of shards; 0 leaves it to the daemon.
     pub shards: usize,
     /// TOML to add at the end: further tables.
     pub extra: String,
@@ -56,6 +56,8 @@ pub struct Setup {
     pub descriptors: Option<u64>,
     /// Environment variables, by name and value.
     pub environment: Vec<(String, String)>,
+    /// A program that runs the daemon, with its arguments: `taskset -c 0`.
+    pub runner: Vec<String>,
 }
 
 impl Default for Setup {
@@ -71,6 +73,7 @@ impl Default for Setup {
             metrics: None,
             descriptors: None,
             environment: Vec::new(),
+            runner: Vec::new(),
         }
     }
 }
@@ -281,22 +284,22 @@ fn prepare(setup: &Setup) -> (Command, TempDir, [SocketAddr; 2]) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("turnway.toml");
     fs::write(&path, configuration(setup, &listen, metrics)).expect("the configuration");
-    let program = env!("CARGO_BIN_EXE_turnway");
-    let mut command = match setup.descriptors {
-        None => in_namespace(setup.namespace.as_deref(), program),
-        Some(limit) => {
-            let mut command = in_namespace(setup.namespace.as_deref(), "prlimit");
-            command.args([&format!("--nofile={limit}:{limit}"), program]);
-            command
-        }
-    };
-    command.args(["serve", "-c"]).arg(path).stdin(Stdio::null());
+    let mut words = setup.runner.clone();
+    if let Some(limit) = setup.descriptors {
+        words.extend(["prlimit".to_owned(), format!("--nofile={limit}:{limit}")]);
+    }
+    words.push(env!("CARGO_BIN_EXE_turnway").to_owned());
+    let mut command = in_namespace(setup.namespace.as_deref(), &words[0]);
+    command.args(&words[1..]).args(["serve", "-c"]).arg(path).stdin(Stdio::null());
     command.envs(setup.environment.iter().cloned());
     (command, folder, [listen[0], metrics])
 }
 
 fn configuration(setup: &Setup, listen: &[SocketAddr], metrics: SocketAddr) -> String {
-    let mut text = format!("realm = \"{REALM}\"\nshards = {}\n", setup.shards);
+    let mut text = format!("realm = \"{REALM}\"\n");
+    if setup.shards > 0 {
+        text += &format!("shards = {}\n", setup.shards);
+    }
     for address in listen {
         for transport in ["udp", "tcp"] {
             text += &format!("[[listen]]\ntransport = \"{transport}\"\naddress = \"{address}\"\n");
@@ -377,8 +380,15 @@ pub fn program(name: &str, package: &str) -> Option<PathBuf> {
     {
         return Some(path);
     }
-    eprintln!("SKIPPED: {name} is not here and the Debian package {package} cannot be installed");
+    skipped(&format!("{name} is not here and the Debian package {package} cannot be installed"));
     None
+}
+
+/// Says aloud why a test proves nothing here. Fails it where `TURNWAY_NO_SKIP` is set.
+#[track_caller]
+pub fn skipped(why: &str) {
+    assert!(std::env::var_os("TURNWAY_NO_SKIP").is_none(), "TURNWAY_NO_SKIP is set, but {why}");
+    eprintln!("SKIPPED: {why}");
 }
 
 /// Whether this process may make network namespaces; says so aloud where not.
@@ -393,7 +403,7 @@ pub fn can_make_namespaces() -> bool {
         })
     });
     if !made {
-        eprintln!("SKIPPED: network namespaces need root (CAP_NET_ADMIN) and iproute2");
+        skipped("network namespaces need root (CAP_NET_ADMIN) and iproute2");
     }
     made
 }
