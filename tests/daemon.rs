@@ -1,11 +1,13 @@
-//! What a daemon takes from its machine: addresses, relay ports, descriptors. And what it does
-//! when somebody else has them.
+//! What a daemon takes from its machine: addresses, relay ports, descriptors, CPUs, buffers. And
+//! what it does when somebody else has them.
 
 mod common;
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -237,25 +239,77 @@ fn too_few_descriptors_for_anything_are_an_error() {
 #[test]
 fn the_descriptors_of_ended_allocations_come_back() {
     let relay = Relay::with_shards(2);
-    let count = || descriptors(relay.pid()).len();
-    Client::udp(relay.address).binding();
-    relay.samples();
-    // The connection of the scrape is closed a moment later.
-    let idle = common::await_some("a steady number", || {
-        let before = count();
-        std::thread::sleep(Duration::from_millis(50));
-        (before == count()).then_some(before)
-    });
+    let count = || inet_sockets(relay.pid());
+    let await_count = |what: &str, wanted: usize| {
+        common::await_some(what, || (count() == wanted).then_some(()));
+    };
+    // A UDP and a TCP listener for each shard, and the metrics'.
+    let idle = 5;
+    assert_eq!(count(), idle);
     let mut clients: Vec<Client> = (0..40).map(|_| Client::udp(relay.address)).collect();
     clients.extend((0..40).map(|_| Client::tcp(relay.address)));
     for client in &mut clients {
         client.allocate();
     }
-    assert!(count() >= idle + 120);
+    await_count("80 relay sockets and 40 connections", idle + 120);
     // Half say good-bye; of the rest the TCP clients just go.
     for client in &mut clients[..40] {
         client.refresh(0).expect_success();
     }
     drop(clients);
-    common::await_some("all to be closed", || (count() <= idle).then_some(()));
+    await_count("all to be closed", idle);
+}
+
+/// How many IPv4 sockets a process has open. The one by which it looks up this machine's addresses
+/// every now and then is none.
+fn inet_sockets(pid: u32) -> usize {
+    let table = |name: &str| fs::read_to_string(format!("/proc/{pid}/net/{name}")).expect("alive");
+    let (udp, tcp) = (table("udp"), table("tcp"));
+    let sockets = udp.lines().skip(1).chain(tcp.lines().skip(1));
+    let inode =
+        |line: &str| line.split_whitespace().nth(9).map(|inode| format!("socket:[{inode}]"));
+    let inet: HashSet<String> = sockets.filter_map(inode).collect();
+    let link = |number: &u64| fs::read_link(format!("/proc/{pid}/fd/{number}")).ok();
+    let open = descriptors(pid).iter().filter_map(link).collect::<Vec<_>>();
+    open.iter().filter(|link| link.to_str().is_some_and(|link| inet.contains(link))).count()
+}
+
+#[test]
+fn there_is_a_shard_for_each_cpu_the_daemon_may_use() {
+    let started = |runner: Vec<String>, shards: usize| {
+        let mut relay = Relay::start(Setup { shards: 0, runner, ..Setup::default() });
+        let said = format!(" capacity shards={shards} ");
+        relay.await_line(&said, |line| line.contains(&said));
+        assert_eq!(relay.samples()["turnway_shards"], shards as f64);
+    };
+    let usable = std::thread::available_parallelism().expect("a figure").get();
+    started(Vec::new(), usable);
+    let one = allowed_cpu();
+    started(["taskset", "-c", &one].map(str::to_owned).to_vec(), 1);
+}
+
+/// The first CPU that this process may use.
+fn allowed_cpu() -> String {
+    let status = fs::read_to_string("/proc/self/status").expect("ours");
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    list.expect("there").trim().split([',', '-']).next().expect("one at least").to_owned()
+}
+
+#[test]
+fn a_listener_buffer_that_the_kernel_cuts_is_warned_about_with_the_setting_to_change() {
+    // As root, but without what exceeds the kernel's limit (CAP_NET_ADMIN).
+    let root = fs::metadata("/proc/self").expect("ours").uid() == 0;
+    let drop_privilege = ["setpriv", "--bounding-set=-net_admin"].map(str::to_owned);
+    let runner = if root { drop_privilege.to_vec() } else { Vec::new() };
+    for name in ["rmem_max", "wmem_max"] {
+        let most = fs::read_to_string(format!("/proc/sys/net/core/{name}")).expect("readable");
+        let more = most.trim().parse::<usize>().expect("bytes") / (1 << 20) + 1;
+        let limits = format!("socket_buffer = \"{more} MiB\"");
+        let runner = runner.clone();
+        let mut relay = Relay::start(Setup { limits, runner, ..Setup::default() });
+        let advice = format!("sysctl -w net.core.{name}={}", more << 20);
+        let said = relay.await_line("the cut", |line| line.contains(&advice));
+        assert!(said.contains("WARN") && said.contains("socket_buffer"), "{said}");
+        assert!(said.contains(&format!("got={}", most.trim())), "{said}");
+    }
 }
