@@ -1,11 +1,16 @@
 //! The files we ship and the commands that read and write them.
 
+mod common;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use turnway::config::{Config, reference_markdown, reference_toml};
+
+use common::netns::Namespace;
+use common::{can_make_namespaces, in_namespace};
 
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -186,6 +191,41 @@ fn credentials_come_from_the_configuration() {
     assert!(shown.contains(&format!("username: {username}\n")), "{shown}");
     let password = server["credential"].as_str().unwrap();
     assert!(shown.contains(&format!("password: {password}\n")), "{shown}");
+}
+
+#[test]
+fn credentials_of_a_new_file_name_the_address_of_the_default_route() {
+    if !can_make_namespaces() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("turnway.toml");
+    let path = path.to_str().unwrap();
+    assert!(turnway(&["init", "-o", path]).status.success());
+    let [machine, router] = ["machine", "router"].map(Namespace::new);
+    machine.connect(&router, "eth0", &["203.0.113.7/24"], &["203.0.113.1/24"]);
+    let credentials = || {
+        let mut command = in_namespace(Some(&machine.name), env!("CARGO_BIN_EXE_turnway"));
+        command.args(["credentials", "--user", "al", "--ttl", "1h", "-c", path]);
+        command.output().unwrap()
+    };
+
+    let unknown = credentials();
+    assert_eq!(unknown.status.code(), Some(2));
+    assert_eq!(text(&unknown.stdout), "");
+    assert!(text(&unknown.stderr).contains("--host turn.example.org"), "{}", text(&unknown.stderr));
+
+    machine.ip("route add default via 203.0.113.1");
+    let output = credentials();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let server = ice_server(&output);
+    assert_eq!(server["urls"][0], "turn:203.0.113.7:3478?transport=udp");
+    assert_eq!(server["urls"][1], "turn:203.0.113.7:3478?transport=tcp");
+    let shown = text(&output.stdout);
+    for (name, key) in [("username", "username"), ("password", "credential")] {
+        let value = server[key].as_str().unwrap();
+        assert!(shown.contains(&format!("{name}: {value}\n")), "{shown}");
+    }
 }
 
 fn secret_file() -> (tempfile::TempDir, String) {
