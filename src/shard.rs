@@ -24,7 +24,8 @@ use crate::log::Records;
 use crate::mailbox::{Board, Command, Inbox, IoStats};
 use crate::ports::{self, Ports};
 
-/// Datagrams of one batch: larger ones were not found to be faster, and each takes a [`SLOT`].
+/// Datagrams of one batch, or runs of them that the kernel has merged: larger batches were not
+/// found to be faster, and each of these takes a [`SLOT`].
 const BATCH: usize = 32;
 
 /// Bytes of a batch's slot: the largest frame of a stream, a little more than any datagram.

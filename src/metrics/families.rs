@@ -193,7 +193,7 @@ const FAMILIES: &[Family] = &[
         kind: Kind::Counter,
         labels: &["socket"],
         help: "Datagrams lost because a socket's receive buffer was full: the machine is too slow, \
-               or `socket_buffer` too small.",
+               or `socket_buffer` too small. A run that the kernel had merged counts as one.",
         samples: |now| {
             labelled([
                 ("listener", now.io.kernel_drops_listener),

@@ -8,13 +8,14 @@ use super::{BATCH, Shard};
 use crate::io::tcp::Full;
 use crate::io::udp::ip_fields;
 
-/// Outgoing datagrams queued before they are sent. A stream can hold thousands of tiny frames.
+/// Outgoing datagrams queued before they are sent. A stream can hold thousands of tiny frames, and
+/// a batch thousands of merged datagrams.
 const QUEUE_MAX: usize = 256;
 
 /// Batches taken from a listener before others have their turn.
 const LISTENER_ROUNDS: usize = 8;
 
-/// Datagrams taken from one relay socket before the next one has its turn.
+/// Datagrams, or runs of them, taken from one relay socket before the next one has its turn.
 const RELAY_TURN: usize = 32;
 
 /// ICMP errors taken from one relay socket per turn.
@@ -40,8 +41,9 @@ impl Shard {
                 let received = batch.get(slot);
                 let listener = &self.parts.udp[index as usize];
                 let client = listener.client(index, received.from, received.local);
-                let whole = 0..received.data.len();
-                self.on_message(&client, slot, whole, ip_fields(&received), batch);
+                for range in received.segments() {
+                    self.on_message(&client, slot, range, ip_fields(&received), batch);
+                }
             }
             if !more {
                 return;
@@ -84,9 +86,7 @@ impl Shard {
                     pad: 0,
                     tag: TO_PEER,
                 });
-                if self.sends.len() >= QUEUE_MAX {
-                    self.flush(batch);
-                }
+                self.flush_if_full(batch);
             }
             Route::Request => {
                 let event = Event::Request { from: *client, data };
@@ -109,12 +109,16 @@ impl Shard {
             return;
         };
         self.stats.kernel_drops_relay += socket.new_drops(batch.dropped());
-        for index in range {
-            let received = batch.get(index);
-            let (len, ip) = (received.data.len(), ip_fields(&received));
-            let route = self.parts.server.route_peer(id, received.from, len, ip, self.now);
-            if let Route::ToClient { to, prefix, pad, ip } = route {
-                self.queue_for_client(&to, prefix.as_bytes(), index, pad, ip, batch);
+        for slot in range {
+            let received = batch.get(slot);
+            let ip = ip_fields(&received);
+            for range in received.segments() {
+                let (from, len) = (received.from, range.len());
+                let route = self.parts.server.route_peer(id, from, len, ip, self.now);
+                if let Route::ToClient { to, prefix, pad, ip } = route {
+                    let payload = Payload { slot, offset: range.start, len };
+                    self.queue_for_client(&to, prefix.as_bytes(), payload, pad, ip, batch);
+                }
             }
         }
     }
@@ -124,26 +128,29 @@ impl Shard {
         &mut self,
         to: &Client,
         prefix: &[u8],
-        slot: usize,
+        payload: Payload,
         pad: u8,
         ip: Option<IpFields>,
         batch: &ReceiveBatch,
     ) {
-        let payload = batch.data(slot);
         match to.tuple.transport {
-            Transport::Udp => self.sends.push(Outgoing {
-                socket: self.parts.udp[to.link.0 as usize].raw(),
-                to: to.tuple.client,
-                source: Some(to.tuple.server.ip()),
-                ttl: ip.map(|ip| ip.ttl),
-                tos: ip.map(|ip| ip.tos),
-                dont_fragment: false,
-                prefix: Prefix::new(prefix),
-                payload: Payload { slot, offset: 0, len: payload.len() },
-                pad,
-                tag: TO_CLIENT,
-            }),
+            Transport::Udp => {
+                self.sends.push(Outgoing {
+                    socket: self.parts.udp[to.link.0 as usize].raw(),
+                    to: to.tuple.client,
+                    source: Some(to.tuple.server.ip()),
+                    ttl: ip.map(|ip| ip.ttl),
+                    tos: ip.map(|ip| ip.tos),
+                    dont_fragment: false,
+                    prefix: Prefix::new(prefix),
+                    payload,
+                    pad,
+                    tag: TO_CLIENT,
+                });
+                self.flush_if_full(batch);
+            }
             Transport::Tcp => {
+                let payload = &batch.data(payload.slot)[payload.offset..][..payload.len];
                 let limit = self.parts.streams.send_queue;
                 let Some(connection) = self.connections.of(to) else {
                     return;
@@ -184,6 +191,12 @@ impl Shard {
             };
             self.parts.server.handle(event, self.now, &mut self.reply[..]);
             self.carry_out(batch);
+        }
+    }
+
+    fn flush_if_full(&mut self, batch: &ReceiveBatch) {
+        if self.sends.len() >= QUEUE_MAX {
+            self.flush(batch);
         }
     }
 

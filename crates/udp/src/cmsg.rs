@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use crate::address::{in_addr, in6_addr, ipv4};
 
-/// Room for what one datagram carries either way: PKTINFO, TTL, TOS, and the drop counter or
-/// DONTFRAG. That is 112 bytes at most (IPv6).
-pub(crate) const CONTROL_SIZE: usize = 128;
+/// Room for what one message carries either way: PKTINFO, TTL, TOS, the drop counter or DONTFRAG,
+/// and the size of segments. That is 136 bytes at most (IPv6).
+pub(crate) const CONTROL_SIZE: usize = 144;
 
 /// A buffer of control messages, aligned as their headers must be.
 #[derive(Clone, Copy)]
@@ -29,6 +29,8 @@ impl<const N: usize> Control<N> {
 unsafe trait Plain: Copy {}
 // SAFETY: an integer.
 unsafe impl Plain for u8 {}
+// SAFETY: an integer.
+unsafe impl Plain for u16 {}
 // SAFETY: an integer.
 unsafe impl Plain for c_int {}
 // SAFETY: an integer.
@@ -72,6 +74,11 @@ impl<'a> ControlWriter<'a> {
         self.push(level, kind, value);
     }
 
+    /// Cut the data into datagrams of `size` bytes each, of which the last may be shorter.
+    pub(crate) fn segment(&mut self, size: u16) {
+        self.push(libc::SOL_UDP, libc::UDP_SEGMENT, size);
+    }
+
     /// How many bytes were written.
     pub(crate) fn length(&self) -> usize {
         self.length
@@ -102,6 +109,7 @@ pub(crate) struct Header {
     pub(crate) ttl: Option<u8>,
     pub(crate) tos: Option<u8>,
     pub(crate) dropped: Option<u32>,
+    pub(crate) segment: Option<usize>,
 }
 
 impl Header {
@@ -130,6 +138,10 @@ impl Header {
                     header.tos = message.value::<c_int>().map(|class| class as u8);
                 }
                 (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => header.dropped = message.value::<u32>(),
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    let size = message.value::<c_int>();
+                    header.segment = size.and_then(|size| usize::try_from(size).ok());
+                }
                 _ => {}
             }
         }

@@ -4,10 +4,10 @@
 //! One file per kernel feature:
 //!
 //! - [`options`]: making listeners and relay sockets with the right options; the exclusive probes.
-//! - [`recv`]: a batch of datagrams received with `recvmmsg`, each with the header fields that a
-//!   relay must carry on (TTL, DSCP and ECN, the address it came to).
+//! - [`recv`]: a batch of datagrams received with `recvmmsg`, alone or merged by UDP_GRO, with the
+//!   header fields that a relay must carry on (TTL, DSCP and ECN, the address they came to).
 //! - [`send`]: a batch of outgoing datagrams for `sendmmsg`, each a prefix and a slice of what was
-//!   received, with its own TTL, DSCP, source address and DF bit.
+//!   received, with its own TTL, DSCP, source address and DF bit; runs of them by UDP_SEGMENT.
 //! - [`errqueue`]: ICMP errors, read from the error queue.
 //! - [`poll`]: epoll, and an eventfd that wakes it from another thread.
 //! - [`system`]: CPUs, descriptor limit, default route, monotonic clock.

@@ -6,7 +6,7 @@
 use std::ffi::c_int;
 use std::io;
 use std::mem::size_of;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
@@ -73,7 +73,8 @@ pub struct BufferGrant {
 /// Opens a UDP socket for clients at `addr`, which every shard may do for the same `addr`
 /// (SO_REUSEPORT). `buffer` is the size of both kernel buffers asked for; zero keeps the default.
 ///
-/// A received datagram tells the address it came to, its TTL, its DSCP and ECN.
+/// A received datagram tells the address it came to, its TTL, its DSCP and ECN. Datagrams that are
+/// alike may come as one run; see [`crate::Received::segments`].
 ///
 /// # Errors
 ///
@@ -94,7 +95,8 @@ pub fn listener_udp(addr: SocketAddr, buffer: usize) -> io::Result<(UdpListener,
 /// Opens the relay socket of the relayed transport address `addr`. Nobody can share its port.
 /// `buffer` is the size of both kernel buffers asked for; zero keeps the default.
 ///
-/// A received datagram tells its TTL, its DSCP and ECN. ICMP errors go to the error queue
+/// A received datagram tells its TTL, its DSCP and ECN. Datagrams that are alike may come as one
+/// run; see [`crate::Received::segments`]. ICMP errors go to the error queue
 /// ([`crate::read_errors`]).
 ///
 /// # Errors
@@ -187,6 +189,15 @@ pub(crate) fn set(socket: &impl AsRawFd, level: c_int, name: c_int, to: c_int) -
     }
 }
 
+/// Whether the kernel knows UDP_SEGMENT (since Linux 4.18). One that does not would send a train as
+/// one long datagram.
+pub(crate) fn can_segment() -> bool {
+    let Ok(socket) = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)) else {
+        return false;
+    };
+    set(&socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok()
+}
+
 /// A non-blocking, close-on-exec socket for one IP version only.
 fn socket(addr: SocketAddr, kind: Type) -> io::Result<socket2::Socket> {
     let protocol = if kind == Type::DGRAM { Protocol::UDP } else { Protocol::TCP };
@@ -204,6 +215,8 @@ fn socket(addr: SocketAddr, kind: Type) -> io::Result<socket2::Socket> {
 /// What listeners and relay sockets have in common.
 fn set_datagram_options(socket: &socket2::Socket, addr: SocketAddr) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
+    // A kernel without it (before Linux 5.0) delivers every datagram by itself, which is as good.
+    let _ = set(socket, libc::SOL_UDP, libc::UDP_GRO, 1);
     // OMIT: never DF, and an ICMP "too big", which anyone can forge, does not shrink the path MTU.
     match addr {
         SocketAddr::V4(_) => {

@@ -1,4 +1,7 @@
 //! Receiving a batch of datagrams: `recvmmsg` into slots that are allocated once.
+//!
+//! A slot holds a datagram, or a run of them that the kernel has merged (UDP_GRO): they came from
+//! one sender with equal headers and follow each other in the slot, without anything in between.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -44,11 +47,13 @@ pub struct ReceiveBatch {
 // which moves with it to another thread.
 unsafe impl Send for ReceiveBatch {}
 
-/// A datagram in its slot, with what its header said.
+/// What one slot holds: a datagram, or a run of datagrams whose headers said the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received<'a> {
-    /// The datagram.
+    /// The datagram, or the run; [`Self::segments`] tells where each one is.
     pub data: &'a [u8],
+    /// Bytes of each datagram in `data`, at least 1; the last one may be shorter.
+    pub segment: usize,
     /// The sender.
     pub from: SocketAddr,
     /// The destination in its header, be it a broadcast address; listeners only.
@@ -63,13 +68,24 @@ pub struct Received<'a> {
     pub truncated: bool,
 }
 
+impl Received<'_> {
+    /// Where each datagram is in `data`, in the order of their arrival. There is at least one, be
+    /// it empty.
+    pub fn segments(&self) -> impl ExactSizeIterator<Item = Range<usize>> + use<> {
+        let (length, size) = (self.data.len(), self.segment);
+        let count = length.div_ceil(size).max(1);
+        (0..count).map(move |number| number * size..length.min((number + 1) * size))
+    }
+}
+
 impl ReceiveBatch {
-    /// A batch of `slots` datagrams ([`DEFAULT_SLOTS`] is a good number) of any length.
+    /// A batch of `slots` slots ([`DEFAULT_SLOTS`] is a good number) for datagrams of any length.
     pub fn new(slots: usize) -> Self {
         Self::with_slot_size(slots, SLOT_SIZE)
     }
 
-    /// A batch of `slots` datagrams of at most `slot_size` bytes; longer ones are truncated.
+    /// A batch of `slots` slots of `slot_size` bytes; longer datagrams and runs are truncated. No
+    /// run is longer than the longest datagram.
     pub fn with_slot_size(slots: usize, slot_size: usize) -> Self {
         let stride = slot_size + SLOT_GAP;
         let mut space = vec![0; slots * stride];
@@ -106,12 +122,12 @@ impl ReceiveBatch {
         }
     }
 
-    /// How many more datagrams fit.
+    /// How many slots are free.
     pub fn free(&self) -> usize {
         self.headers.len() - self.used
     }
 
-    /// How many datagrams are in the batch; their indices are below this.
+    /// How many slots are in use; their indices are below this.
     pub fn len(&self) -> usize {
         self.used
     }
@@ -121,8 +137,8 @@ impl ReceiveBatch {
         self.used == 0
     }
 
-    /// Receives up to `max` datagrams waiting at `socket` behind those already held, and returns
-    /// the indices they got. The range is empty where none waits and where the batch is full.
+    /// Receives what waits at `socket` into up to `max` slots behind those in use, and returns
+    /// their indices. The range is empty where nothing waits and where the batch is full.
     ///
     /// # Errors
     ///
@@ -183,7 +199,7 @@ impl ReceiveBatch {
         Ok((slot, read))
     }
 
-    /// The datagram at `index`.
+    /// The datagram or run at `index`.
     ///
     /// # Panics
     ///
@@ -191,8 +207,10 @@ impl ReceiveBatch {
     pub fn get(&self, index: usize) -> Received<'_> {
         let header = self.header(index);
         let unknown = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+        let data = self.data(index);
         Received {
-            data: self.data(index),
+            data,
+            segment: header.segment.unwrap_or(data.len()).max(1),
             // Only a socket that is no UDP socket leaves the sender out.
             from: self.names[index].get().unwrap_or(unknown),
             local: header.local,
@@ -203,7 +221,7 @@ impl ReceiveBatch {
         }
     }
 
-    /// The bytes of the datagram at `index`; panics as [`Self::get`] does.
+    /// The bytes of the datagram or run at `index`; panics as [`Self::get`] does.
     pub fn data(&self, index: usize) -> &[u8] {
         assert!(index < self.used, "no datagram was received at this index");
         let length = self.headers[index].msg_len as usize;
@@ -211,7 +229,7 @@ impl ReceiveBatch {
     }
 
     /// How many datagrams the kernel has dropped in the life of the last socket received from,
-    /// modulo 2^32, because its buffer was full. `None` means that the last receive did not tell:
+    /// modulo 2^32, because its buffer was full; a run that it had merged counts as one. `None` means that the last receive did not tell:
     /// it got nothing, or nothing was ever dropped.
     pub fn dropped(&self) -> Option<u32> {
         if self.used == self.last {

@@ -2,27 +2,32 @@
 //!
 //! Each datagram is a prefix (a ChannelData or Data indication header), a slice of a received
 //! datagram, and padding: three pieces that the kernel gathers, so that no payload is copied here.
+//! Datagrams of one length that follow each other to one destination are a train: the kernel gets
+//! them as one message and cuts it (UDP_SEGMENT). That saves nearly all of its work but for one.
 
-use std::ffi::c_int;
+mod call;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use crate::address::RawAddress;
-use crate::cmsg::{CONTROL_SIZE, Control, ControlWriter};
+use crate::cmsg::{Control, ControlWriter};
 use crate::errqueue::attempts;
-use crate::options::set;
+use crate::options::can_segment;
 use crate::recv::{ReceiveBatch, empty_header};
+
+use call::{Call, vector};
 
 /// Bytes of the longest prefix: the header of a STUN message (20), an XOR-PEER-ADDRESS with an
 /// IPv6 address (24) and the header of DATA (4).
 pub const MAX_PREFIX: usize = 48;
 
-/// Datagrams of one system call.
-const RUN: usize = 64;
+/// Datagrams of one system call, and therefore of one train: older kernels take no more.
+const CALL: usize = 64;
 
-/// Pieces that a datagram is gathered from.
-const PIECES: usize = 3;
+/// Bytes of the longest train: those of the longest datagram over IPv4.
+const TRAIN_BYTES: usize = 65_507;
 
 static PADDING: [u8; 3] = [0; 3];
 
@@ -50,6 +55,18 @@ pub struct Outgoing {
     pub pad: u8,
     /// The caller's own word, handed back with the result.
     pub tag: u32,
+}
+
+impl Outgoing {
+    fn len(&self) -> usize {
+        usize::from(self.prefix.length) + self.payload.len + usize::from(self.pad)
+    }
+
+    /// Whether one header does for both.
+    fn is_headed_like(&self, other: &Self) -> bool {
+        (self.to, self.source, self.ttl, self.tos, self.dont_fragment)
+            == (other.to, other.source, other.ttl, other.tos, other.dont_fragment)
+    }
 }
 
 /// Up to [`MAX_PREFIX`] bytes, held in place.
@@ -104,7 +121,9 @@ pub struct SendBatch {
     queue: Vec<Outgoing>,
     /// Indices into `queue`, in the order of sending.
     order: Vec<u32>,
-    run: Run,
+    call: Call,
+    /// Whether the kernel cuts trains.
+    trains: bool,
 }
 
 impl Default for SendBatch {
@@ -116,7 +135,12 @@ impl Default for SendBatch {
 impl SendBatch {
     /// An empty batch.
     pub fn new() -> Self {
-        Self { queue: Vec::with_capacity(RUN), order: Vec::with_capacity(RUN), run: Run::new() }
+        Self {
+            queue: Vec::with_capacity(CALL),
+            order: Vec::with_capacity(CALL),
+            call: Call::new(),
+            trains: can_segment(),
+        }
     }
 
     /// Queues a datagram.
@@ -143,7 +167,8 @@ impl SendBatch {
     /// each datagram with its tag. The datagrams of one socket leave in the order they were
     /// queued in.
     ///
-    /// A failed datagram is given up, the others are sent all the same. An ICMP error that was
+    /// A failed datagram is given up, the others are sent all the same; what the kernel will not
+    /// take as a train is sent singly. An ICMP error that was
     /// pending on the socket fails none: it is read with [`crate::read_errors`]. `EAGAIN` and
     /// `ENOBUFS` mean that the kernel's buffer is full.
     ///
@@ -155,30 +180,38 @@ impl SendBatch {
         received: &ReceiveBatch,
         on_result: &mut dyn FnMut(u32, Result<(), io::Error>),
     ) {
-        let Self { queue, order, run } = self;
+        let Self { queue, order, call, trains } = self;
         order.clear();
         order.extend(0..queue.len() as u32);
         order.sort_unstable_by_key(|&index| (queue[index as usize].socket, index));
 
         let mut rest: &[u32] = order;
+        // So many at the head of `rest` were refused as a train.
+        let mut refused = 0;
         while let Some(&first) = rest.first() {
             let first = &queue[first as usize];
-            let length = rest
+            let limit = if refused > 0 { refused } else { CALL };
+            let together = rest
                 .iter()
-                .take(RUN)
+                .take(limit)
                 .take_while(|&&index| belongs_together(first, &queue[index as usize]))
                 .count();
-            let (now, later) = rest.split_at(length);
-            rest = later;
-            for (position, &index) in now.iter().enumerate() {
-                run.load(position, &queue[index as usize], received);
+            let (now, _) = rest.split_at(together);
+            call.clear();
+            let mut left = now;
+            while !left.is_empty() {
+                let length = if *trains && refused == 0 { train(queue, left) } else { 1 };
+                let (message, others) = left.split_at(length);
+                call.add(message.iter().map(|&index| &queue[index as usize]), received);
+                left = others;
             }
-            let tags = now.iter().map(|&index| queue[index as usize].tag);
-            if sets_df_by_option(first) {
-                run.send_with_df(first.socket, tags, on_result);
+            let mut tags = now.iter().map(|&index| queue[index as usize].tag);
+            refused = if sets_df_by_option(first) {
+                call.send_with_df(first.socket, &mut tags, on_result)
             } else {
-                run.send(first.socket, tags, on_result);
-            }
+                call.send(first.socket, &mut tags, on_result)
+            };
+            rest = &rest[together - tags.len()..];
         }
         queue.clear();
     }
@@ -237,143 +270,25 @@ fn sets_df_by_option(datagram: &Outgoing) -> bool {
     datagram.dont_fragment && datagram.to.is_ipv4()
 }
 
-/// What one `sendmmsg` reads: headers, and what they point to.
-struct Run {
-    names: Vec<RawAddress>,
-    controls: Vec<Control<CONTROL_SIZE>>,
-    vectors: Vec<[libc::iovec; PIECES]>,
-    headers: Vec<libc::mmsghdr>,
-}
-
-// SAFETY: the pointers in `headers` lead to the heap memory of this run alone, which moves with it.
-// Those in `vectors` are read during a flush only, which has just set them.
-unsafe impl Send for Run {}
-
-impl Run {
-    fn new() -> Self {
-        let mut names = vec![RawAddress::zeroed(); RUN];
-        let mut controls = vec![Control::zeroed(); RUN];
-        let mut vectors = vec![[vector(&[]); PIECES]; RUN];
-        let names_base = names.as_mut_ptr();
-        let controls_base: *mut Control<CONTROL_SIZE> = controls.as_mut_ptr();
-        let vectors_base = vectors.as_mut_ptr();
-        let headers = (0..RUN)
-            .map(|position| {
-                let mut header = empty_header();
-                header.msg_hdr.msg_name = names_base.wrapping_add(position).cast();
-                header.msg_hdr.msg_iov = vectors_base.wrapping_add(position).cast();
-                header.msg_hdr.msg_control = controls_base.wrapping_add(position).cast();
-                header
-            })
-            .collect();
-        Self { names, controls, vectors, headers }
+/// How many datagrams at the head of `indices` go out as one message.
+fn train(queue: &[Outgoing], indices: &[u32]) -> usize {
+    let datagram = |position: usize| indices.get(position).map(|&index| &queue[index as usize]);
+    let Some(first) = datagram(0) else { return 0 };
+    let size = first.len();
+    let (mut count, mut total, mut last) = (1, size, size);
+    // A shorter one is the last. An empty one would leave no trace, and the option for DF is not
+    // worth the trouble.
+    while last == size
+        && size > 0
+        && !first.dont_fragment
+        && let Some(next) = datagram(count)
+        && (1..=size).contains(&next.len())
+        && total + next.len() <= TRAIN_BYTES
+        && first.is_headed_like(next)
+    {
+        last = next.len();
+        total += last;
+        count += 1;
     }
-
-    /// Makes `datagram` the one at `position`.
-    fn load(&mut self, position: usize, datagram: &Outgoing, received: &ReceiveBatch) {
-        let Payload { slot, offset, len } = datagram.payload;
-        let payload = if len == 0 { &[] } else { &received.data(slot)[offset..][..len] };
-        let padding = &PADDING[..usize::from(datagram.pad)];
-        let mut pieces = 0;
-        for piece in [datagram.prefix.as_slice(), payload, padding] {
-            if !piece.is_empty() {
-                self.vectors[position][pieces] = vector(piece);
-                pieces += 1;
-            }
-        }
-        let control_length = write_control(&mut self.controls[position], datagram);
-        let header = &mut self.headers[position].msg_hdr;
-        header.msg_namelen = self.names[position].set(datagram.to);
-        header.msg_iovlen = pieces as _;
-        header.msg_controllen = control_length as _;
-    }
-
-    /// Sends the datagrams loaded last, one for each of `tags`, with DF set.
-    fn send_with_df(
-        &mut self,
-        socket: RawFd,
-        tags: impl ExactSizeIterator<Item = u32>,
-        on_result: &mut dyn FnMut(u32, Result<(), io::Error>),
-    ) {
-        // PROBE: DF, and the path MTU that ICMP errors pretend is not heeded.
-        let probe = libc::IP_PMTUDISC_PROBE;
-        if let Err(error) = set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, probe) {
-            let code = error.raw_os_error().unwrap_or(libc::EIO);
-            tags.for_each(|tag| on_result(tag, Err(io::Error::from_raw_os_error(code))));
-            return;
-        }
-        self.send(socket, tags, on_result);
-        // It can only fail where the socket is no longer open.
-        let _ = set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT);
-    }
-
-    /// Sends the datagrams loaded last, one for each of `tags`.
-    fn send(
-        &mut self,
-        socket: RawFd,
-        mut tags: impl ExactSizeIterator<Item = u32>,
-        on_result: &mut dyn FnMut(u32, Result<(), io::Error>),
-    ) {
-        let mut rest = &mut self.headers[..tags.len()];
-        let mut tried = 0;
-        while !rest.is_empty() {
-            match send_from(socket, rest) {
-                // Less than asked for means that the next one failed. Why is not told, so it is
-                // tried again, as it must be anyway.
-                Ok(sent) => {
-                    tags.by_ref().take(sent).for_each(|tag| on_result(tag, Ok(())));
-                    rest = &mut rest[sent..];
-                    tried = 0;
-                }
-                Err(error) => {
-                    tried += 1;
-                    if tried < attempts(&error) {
-                        continue;
-                    }
-                    if let Some(tag) = tags.next() {
-                        on_result(tag, Err(error));
-                    }
-                    rest = &mut rest[1..];
-                    tried = 0;
-                }
-            }
-        }
-    }
-}
-
-fn write_control(control: &mut Control<CONTROL_SIZE>, datagram: &Outgoing) -> usize {
-    let (level, ttl_kind, tos_kind) = if datagram.to.is_ipv4() {
-        (libc::IPPROTO_IP, libc::IP_TTL, libc::IP_TOS)
-    } else {
-        (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, libc::IPV6_TCLASS)
-    };
-    let mut writer = ControlWriter::new(control);
-    if let Some(source) = datagram.source {
-        writer.source(source);
-    }
-    if let Some(ttl) = datagram.ttl {
-        writer.integer(level, ttl_kind, c_int::from(ttl));
-    }
-    if let Some(tos) = datagram.tos {
-        writer.integer(level, tos_kind, c_int::from(tos));
-    }
-    if datagram.dont_fragment && datagram.to.is_ipv6() {
-        writer.integer(level, libc::IPV6_DONTFRAG, 1);
-    }
-    writer.length()
-}
-
-/// A piece of a datagram to send; the kernel only reads it.
-fn vector(piece: &[u8]) -> libc::iovec {
-    libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() }
-}
-
-fn send_from(socket: RawFd, headers: &mut [libc::mmsghdr]) -> io::Result<usize> {
-    let (count, flags) = (headers.len() as u32, libc::MSG_DONTWAIT);
-    // SAFETY: each header was loaded in this flush: its name, vectors and control messages are in
-    // vectors of the run that are never resized, with the lengths they have, and the vectors point
-    // into the queue, the received batch and a static, all of them borrowed for the whole flush and
-    // only read. The kernel writes nothing but `msg_len` in the headers.
-    let sent = unsafe { libc::sendmmsg(socket, headers.as_mut_ptr(), count, flags as _) };
-    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    count
 }

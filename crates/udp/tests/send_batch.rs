@@ -5,7 +5,7 @@ mod common;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 
-use common::{V4, V6, flush, holding, is_idle, plain, receive, relay};
+use common::{V4, V6, datagrams, flush, holding, is_idle, plain, receive, relay};
 use turnway_udp::{
     Outgoing, Payload, Prefix, ReceiveBatch, SendBatch, Socket, listener_udp, send_one,
 };
@@ -34,9 +34,9 @@ fn prefix_payload_and_padding_make_one_datagram() {
     assert!(batch.is_empty());
     let mut arrived = ReceiveBatch::new(8);
     receive(&mut arrived, &peer, 5);
-    for (index, (_, _, _, expected)) in cases.iter().enumerate() {
-        assert_eq!(arrived.get(index).data, *expected);
-        assert_eq!(arrived.get(index).from, from.local_addr().unwrap());
+    for ((_, _, _, expected), datagram) in cases.iter().zip(datagrams(&arrived)) {
+        assert_eq!(datagram.data, *expected);
+        assert_eq!(datagram.from, from.local_addr().unwrap());
     }
 }
 
@@ -139,8 +139,8 @@ fn the_order_per_destination_is_kept() {
         let mut arrived = ReceiveBatch::new(60);
         receive(&mut arrived, peer, 60);
         for socket in &from {
-            let numbers: Vec<u32> = (0..60)
-                .map(|index| arrived.get(index))
+            let numbers: Vec<u32> = datagrams(&arrived)
+                .into_iter()
                 .filter(|datagram| datagram.from == socket.local_addr().unwrap())
                 .map(|datagram| u32::from_be_bytes(datagram.data.try_into().unwrap()))
                 .collect();

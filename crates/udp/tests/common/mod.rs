@@ -3,12 +3,15 @@
 #![allow(dead_code, unsafe_code)] // each test uses a part; `unshare` is unsafe
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
 use std::time::Duration;
 use std::{io, thread};
 
-use turnway_udp::{Events, Interest, Outgoing, Payload, Poller, Prefix, ReceiveBatch, Socket};
+use turnway_udp::{
+    Events, Interest, Outgoing, Payload, Poller, Prefix, ReceiveBatch, Received, Socket,
+};
 
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -37,11 +40,23 @@ pub(crate) fn wait_readable(socket: impl AsFd) {
 
 /// Receives exactly `count` datagrams from `socket`, behind those in `batch`.
 pub(crate) fn receive(batch: &mut ReceiveBatch, socket: impl AsFd, count: usize) {
-    let target = batch.len() + count;
-    while batch.len() < target {
+    let target = datagrams(batch).len() + count;
+    while datagrams(batch).len() < target {
         wait_readable(&socket);
-        batch.receive(socket.as_fd(), target - batch.len()).unwrap();
+        let missing = target - datagrams(batch).len();
+        batch.receive(socket.as_fd(), missing).unwrap();
     }
+    assert_eq!(datagrams(batch).len(), target);
+}
+
+/// The datagrams in `batch` one by one, whether or not the kernel has merged them.
+pub(crate) fn datagrams(batch: &ReceiveBatch) -> Vec<Received<'_>> {
+    let slots = (0..batch.len()).map(|slot| batch.get(slot));
+    let split = slots.flat_map(|slot| {
+        let one = move |range: Range<usize>| Received { data: &slot.data[range], ..slot };
+        slot.segments().map(one)
+    });
+    split.collect()
 }
 
 /// Whether nothing waits at `socket`.
@@ -101,9 +116,7 @@ pub(crate) fn in_namespace(setup: &[&str], body: impl FnOnce() + Send) {
                 return;
             }
             for command in setup {
-                let status = Command::new("ip").args(command.split(' ')).status();
-                let status = status.expect("`ip` (package iproute2) is needed");
-                assert!(status.success(), "ip {command}");
+                ip_command(command);
             }
             body();
         };
@@ -111,4 +124,11 @@ pub(crate) fn in_namespace(setup: &[&str], body: impl FnOnce() + Send) {
             std::panic::resume_unwind(panic);
         }
     });
+}
+
+/// Runs an `ip` command in this thread's network namespace.
+pub(crate) fn ip_command(command: &str) {
+    let status = Command::new("ip").args(command.split(' ')).status();
+    let status = status.expect("`ip` (package iproute2) is needed");
+    assert!(status.success(), "ip {command}");
 }
