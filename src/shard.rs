@@ -31,8 +31,8 @@ const BATCH: usize = 32;
 /// Bytes of a batch's slot: the largest frame of a stream, a little more than any datagram.
 const SLOT: usize = 4 + 65_535 + 1024;
 
-/// After so many events the listeners have their turn again: behind each relay socket is one
-/// client, behind a listener are all.
+/// After so many events, or as much work, the listeners have their turn again: behind each relay
+/// socket is one client, behind a listener are all.
 const LISTENER_EVERY: usize = 16;
 
 /// A shard that has nothing to do still says this often that it is alive.
@@ -85,6 +85,8 @@ pub struct Shard {
     reply: Box<[u8; 2048]>,
     stats: IoStats,
     now: Now,
+    /// Events since the listeners had their turn; a large one counts as several.
+    turns: usize,
     published_ns: u64,
     unpublished: bool,
     swept_ns: u64,
@@ -117,6 +119,7 @@ impl Shard {
             reply: Box::new([0; 2048]),
             stats: IoStats::default(),
             now: clock(),
+            turns: 0,
             published_ns: 0,
             unpublished: true,
             swept_ns: 0,
@@ -142,8 +145,11 @@ impl Shard {
             if self.read_mail(&batch) == Mail::Stop {
                 break;
             }
-            for (turn, event) in events.iter().enumerate() {
-                if turn % LISTENER_EVERY == LISTENER_EVERY - 1 {
+            self.turns = 0;
+            for event in events.iter() {
+                self.turns += 1;
+                if self.turns >= LISTENER_EVERY {
+                    self.turns = 0;
                     self.visit_listeners(&mut batch);
                 }
                 self.on_event(event, &mut batch);
@@ -243,7 +249,7 @@ impl Shard {
     /// Sends the reply buffer to a client over UDP, from the address the client uses.
     fn send_to_client(&mut self, to: &Client, len: usize) {
         let listener = &self.parts.udp[to.link.0 as usize];
-        let source = Some(to.tuple.server.ip());
+        let source = listener.source(to);
         if udp::send_one(listener.fd(), &self.reply[..len], to.tuple.client, source).is_err() {
             self.stats.send_errors_to_client += 1;
         }

@@ -45,6 +45,12 @@ impl Listener {
         Client { tuple, link: Link(index) }
     }
 
+    /// What a datagram to `client` must state as its source: nothing where the socket has but one
+    /// address, which spares the kernel work.
+    pub fn source(&self, client: &Client) -> Option<IpAddr> {
+        self.local.ip().is_unspecified().then(|| client.tuple.server.ip())
+    }
+
     /// How many datagrams the kernel has dropped since the last call.
     pub fn new_drops(&mut self, total: Option<u32>) -> u64 {
         self.drops.update(total)

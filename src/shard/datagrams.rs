@@ -12,8 +12,9 @@ use crate::io::udp::ip_fields;
 /// a batch thousands of merged datagrams.
 const QUEUE_MAX: usize = 256;
 
-/// Batches taken from a listener before others have their turn.
-const LISTENER_ROUNDS: usize = 8;
+/// After so many datagrams from a listener, others have their turn: a run that the kernel has
+/// merged is taken as a whole.
+const LISTENER_TURN: usize = 8 * BATCH;
 
 /// Datagrams, or runs of them, taken from one relay socket before the next one has its turn.
 const RELAY_TURN: usize = 32;
@@ -28,7 +29,8 @@ const TO_CLIENT: u32 = 1;
 impl Shard {
     /// Datagrams from clients.
     pub(super) fn on_listener(&mut self, index: u32, batch: &mut ReceiveBatch) {
-        for _ in 0..LISTENER_ROUNDS {
+        let mut taken = 0;
+        while taken < LISTENER_TURN {
             if batch.free() < BATCH / 2 {
                 self.finish(batch);
             }
@@ -41,6 +43,7 @@ impl Shard {
                 let received = batch.get(slot);
                 let listener = &self.parts.udp[index as usize];
                 let client = listener.client(index, received.from, received.local);
+                taken += received.segments().len();
                 for range in received.segments() {
                     self.on_message(&client, slot, range, ip_fields(&received), batch);
                 }
@@ -109,8 +112,10 @@ impl Shard {
             return;
         };
         self.stats.kernel_drops_relay += socket.new_drops(batch.dropped());
+        let mut taken = 0;
         for slot in range {
             let received = batch.get(slot);
+            taken += received.segments().len();
             let ip = ip_fields(&received);
             for range in received.segments() {
                 let (from, len) = (received.from, range.len());
@@ -121,6 +126,7 @@ impl Shard {
                 }
             }
         }
+        self.turns += taken / RELAY_TURN;
     }
 
     /// Queues a received datagram, wrapped, for its client.
@@ -135,10 +141,11 @@ impl Shard {
     ) {
         match to.tuple.transport {
             Transport::Udp => {
+                let listener = &self.parts.udp[to.link.0 as usize];
                 self.sends.push(Outgoing {
-                    socket: self.parts.udp[to.link.0 as usize].raw(),
+                    socket: listener.raw(),
                     to: to.tuple.client,
-                    source: Some(to.tuple.server.ip()),
+                    source: listener.source(to),
                     ttl: ip.map(|ip| ip.ttl),
                     tos: ip.map(|ip| ip.tos),
                     dont_fragment: false,

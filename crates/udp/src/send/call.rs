@@ -193,7 +193,8 @@ fn write_control(
     if let Some(ttl) = datagram.ttl {
         writer.integer(level, ttl_kind, c_int::from(ttl));
     }
-    if let Some(tos) = datagram.tos {
+    // Zero is what it is anyway. The kernel allocates memory for more than 36 bytes of control.
+    if let Some(tos) = datagram.tos.filter(|&tos| tos != 0) {
         writer.integer(level, tos_kind, c_int::from(tos));
     }
     if datagram.dont_fragment && datagram.to.is_ipv6() {
