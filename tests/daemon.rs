@@ -245,7 +245,7 @@ fn the_descriptors_of_ended_allocations_come_back() {
     };
     // A UDP and a TCP listener for each shard, and the metrics'.
     let idle = 5;
-    assert_eq!(count(), idle);
+    await_count("the listeners", idle);
     let mut clients: Vec<Client> = (0..40).map(|_| Client::udp(relay.address)).collect();
     clients.extend((0..40).map(|_| Client::tcp(relay.address)));
     for client in &mut clients {
