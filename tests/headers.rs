@@ -181,7 +181,7 @@ fn a_datagram_at_the_end_of_its_hops_is_dropped_and_counted() {
 }
 
 /// Sees whole IPv4 packets that carry UDP to an address.
-struct Tap(Socket);
+struct Tap(Socket, IpAddr);
 
 impl Tap {
     fn on(ip: IpAddr) -> Option<Self> {
@@ -189,7 +189,7 @@ impl Tap {
             Ok(socket) => {
                 socket.bind(&SocketAddr::new(ip, 0).into()).expect("an address of ours");
                 socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
-                Some(Self(socket))
+                Some(Self(socket, ip))
             }
             Err(error) => {
                 common::skipped(&format!("raw sockets need root (CAP_NET_RAW): {error}"));
@@ -200,10 +200,16 @@ impl Tap {
 
     /// Whether the next packet has DF, and its payload, which may be that of several datagrams.
     fn next(&mut self) -> (bool, Vec<u8>) {
-        let mut packet = [0; 2048];
-        let len = self.0.read(&mut packet).expect("nothing came");
-        let header = usize::from(packet[0] & 0x0F) * 4;
-        (packet[6] & 0x40 != 0, packet[header + 8..len].to_vec())
+        loop {
+            let mut packet = [0; 2048];
+            let len = self.0.read(&mut packet).expect("nothing came");
+            let header = usize::from(packet[0] & 0x0F) * 4;
+            let to = [packet[16], packet[17], packet[18], packet[19]];
+            // Before it was bound the socket saw packets to other addresses too.
+            if IpAddr::from(to) == self.1 {
+                return (packet[6] & 0x40 != 0, packet[header + 8..len].to_vec());
+            }
+        }
     }
 }
 

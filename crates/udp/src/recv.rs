@@ -229,7 +229,8 @@ impl ReceiveBatch {
     }
 
     /// How many datagrams the kernel has dropped in the life of the last socket received from,
-    /// modulo 2^32, because its buffer was full; a run that it had merged counts as one. `None` means that the last receive did not tell:
+    /// modulo 2^32, because its buffer was full; a run that it had merged counts as one. `None`
+    /// means that the last receive did not tell:
     /// it got nothing, or nothing was ever dropped.
     pub fn dropped(&self) -> Option<u32> {
         if self.used == self.last {
