@@ -27,6 +27,7 @@ pub mod outcome;
 mod permission;
 pub mod policy;
 pub mod ports;
+pub mod quota;
 mod refresh;
 mod request;
 mod route;
