@@ -257,6 +257,7 @@ fn server() -> Server {
     let auth = Auth::new(AuthConfig {
         realm: REALM.to_owned(),
         users: vec![user],
+        users_elsewhere: false,
         rest_secrets: Vec::new(),
         rest_separator: b':',
         nonce_secret: b"0123456789abcdef".to_vec(),

@@ -75,6 +75,7 @@ fn auth(config: &Config, nonce_secret: &NonceSecret) -> AuthConfig {
                 credential: credential(&user.credential),
             })
             .collect(),
+        users_elsewhere: false,
         rest_secrets: auth
             .rest_secrets
             .iter()

@@ -9,6 +9,8 @@ pub struct AuthConfig {
     pub realm: String,
     /// Users with a fixed key or password.
     pub users: Vec<StaticUser>,
+    /// Whether users may come later, from a database: then it is no error that there are none now.
+    pub users_elsewhere: bool,
     /// Secrets shared with a web service that hands out time-limited credentials. Each is tried,
     /// so that a new one can be added before the old one is removed.
     pub rest_secrets: Vec<Vec<u8>>,
@@ -41,6 +43,13 @@ pub enum UserCredential {
     Md5Key([u8; 16]),
     /// SHA-256(username ":" realm ":" password). Such a user cannot be served with MD5.
     Sha256Key([u8; 32]),
+    /// Both keys, as a database of users holds them; they serve every algorithm.
+    Keys {
+        /// MD5(username ":" realm ":" password).
+        md5: [u8; 16],
+        /// SHA-256(username ":" realm ":" password).
+        sha256: [u8; 32],
+    },
 }
 
 impl fmt::Debug for UserCredential {
@@ -49,6 +58,7 @@ impl fmt::Debug for UserCredential {
             Self::Password(_) => "Password(..)",
             Self::Md5Key(_) => "Md5Key(..)",
             Self::Sha256Key(_) => "Sha256Key(..)",
+            Self::Keys { .. } => "Keys { .. }",
         })
     }
 }
@@ -58,6 +68,7 @@ impl fmt::Debug for AuthConfig {
         f.debug_struct("AuthConfig")
             .field("realm", &self.realm)
             .field("users", &self.users)
+            .field("users_elsewhere", &self.users_elsewhere)
             .field("rest_secrets", &self.rest_secrets.len())
             .field("rest_separator", &char::from(self.rest_separator))
             .field("nonce_lifetime_s", &self.nonce_lifetime_s)
@@ -69,7 +80,8 @@ impl fmt::Debug for AuthConfig {
 /// Why a configuration cannot be used. Names users and places, never a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuthConfigError {
-    /// Neither a user nor a secret: nobody could use the server.
+    /// Neither a user nor a secret, and no other place users could come from: nobody could use
+    /// the server.
     NobodyConfigured,
     /// The realm is no RFC 8489 section 14.9 realm.
     BadRealm,

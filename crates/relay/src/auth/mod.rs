@@ -105,7 +105,7 @@ impl Auth {
         let realm = prepare_realm(&config.realm)?;
         let users = Users::new(config.users, &realm)?;
         let rest = Rest::new(config.rest_secrets, config.rest_separator)?;
-        if users.is_empty() && rest.is_empty() {
+        if users.is_empty() && rest.is_empty() && !config.users_elsewhere {
             return Err(AuthConfigError::NobodyConfigured);
         }
         let offered = offered(&users, &realm);

@@ -47,6 +47,7 @@ fn config(users: Vec<StaticUser>, secrets: &[&str]) -> AuthConfig {
     AuthConfig {
         realm: REALM.into(),
         users,
+        users_elsewhere: false,
         rest_secrets: secrets.iter().map(|secret| secret.as_bytes().to_vec()).collect(),
         rest_separator: b':',
         nonce_secret: b"a secret of the whole fleet".to_vec(),

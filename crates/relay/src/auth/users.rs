@@ -92,6 +92,9 @@ impl Keys {
             UserCredential::Sha256Key(key) => {
                 Some(Self { md5: None, sha256: Some(Zeroizing::new(key)) })
             }
+            UserCredential::Keys { md5, sha256 } => {
+                Some(Self { md5: Some(Zeroizing::new(md5)), sha256: Some(Zeroizing::new(sha256)) })
+            }
         }
     }
 

@@ -95,6 +95,7 @@ impl Settings {
         let auth = AuthConfig {
             realm: self.realm.clone(),
             users: self.users.iter().map(user).collect(),
+            users_elsewhere: false,
             rest_secrets: self.rest_secrets.iter().map(|s| s.as_bytes().to_vec()).collect(),
             rest_separator: b':',
             nonce_secret: b"sixteen bytes or more".to_vec(),

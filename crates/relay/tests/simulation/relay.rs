@@ -72,6 +72,7 @@ pub(crate) fn config(rest: bool) -> Config {
     let auth = Auth::new(AuthConfig {
         realm: REALM.to_owned(),
         users: (0..STATIC_USERS).map(user).collect(),
+        users_elsewhere: false,
         rest_secrets: if rest { secrets.collect() } else { Vec::new() },
         rest_separator: b':',
         nonce_secret: b"a secret of the whole fleet".to_vec(),

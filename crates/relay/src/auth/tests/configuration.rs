@@ -4,6 +4,8 @@ use super::*;
 
 #[test]
 fn secrets_are_not_shown() {
+    let keys = UserCredential::Keys { md5: [0xA5; 16], sha256: [0xA5; 32] };
+    assert!(!format!("{keys:?}").contains("165"), "{keys:?}");
     let config = config(vec![user("alice", password("sesame"))], &["topsecret"]);
     let shown = format!("{config:?}");
     let auth = Auth::new(config).unwrap();
@@ -27,6 +29,8 @@ fn an_unusable_configuration_is_refused() {
         config.rest_secrets.clear();
     });
     assert_eq!(nobody, AuthConfigError::NobodyConfigured);
+    let later = AuthConfig { users_elsewhere: true, ..config(Vec::new(), &[]) };
+    assert!(Auth::new(later).is_ok(), "users may come from elsewhere");
     assert_eq!(error(|config| config.realm.clear()), AuthConfigError::BadRealm);
     assert_eq!(error(|config| config.realm = "a\"b".into()), AuthConfigError::BadRealm);
     assert_eq!(error(|config| config.realm = "x".repeat(128)), AuthConfigError::BadRealm);
@@ -51,4 +55,26 @@ fn an_unusable_user_is_named_without_the_password() {
     assert!(error(vec![user(&"x".repeat(509), password("sesame"))]).contains("508"));
     let twice = vec![user("a b", password("one")), user("a\u{3000}b", password("two"))];
     assert!(error(twice).contains("twice"), "the same name after OpaqueString");
+}
+
+#[test]
+fn a_user_of_a_database_is_served_with_every_algorithm() {
+    let keys = UserCredential::Keys {
+        md5: md5_key("alice", "sesame"),
+        sha256: sha256_key("alice", "sesame"),
+    };
+    let config = AuthConfig {
+        users_elsewhere: true,
+        ..config(vec![user("alice", keys), user("bob", password("simsim"))], &[])
+    };
+    let auth = Auth::new(config).unwrap();
+    let challenge = challenge(&auth);
+    assert_eq!(challenge.algorithms.as_deref(), Some(&[0, 2, 0, 0, 0, 1, 0, 0][..]));
+    assert!(Request::old(&challenge, "alice", "sesame").check(&auth).is_ok());
+    for algorithm in [PasswordAlgorithm::Md5, PasswordAlgorithm::Sha256] {
+        let request = Request::new(&challenge, algorithm, "alice", "sesame");
+        assert!(request.check(&auth).is_ok(), "{algorithm:?}");
+        let wrong = Request::new(&challenge, algorithm, "alice", "simsim");
+        assert_eq!(wrong.failure(&auth), AuthFailure::WrongKey, "{algorithm:?}");
+    }
 }
