@@ -6,6 +6,7 @@
 //! - [`config`]: the configuration file
 //! - [`credentials`]: time-limited credentials and `iceServers`
 //! - [`init`]: a new configuration file with fresh secrets
+//! - [`database`]: users with their keys and limits, and what was used
 //!
 //! How it runs; the rules themselves are the crate `turnway-relay`:
 //!
@@ -20,6 +21,7 @@
 pub mod cli;
 pub mod config;
 pub mod credentials;
+pub mod database;
 pub mod init;
 pub mod io;
 pub mod log;
