@@ -96,7 +96,7 @@ fn the_reference_shows_defaults_that_work() {
 #[test]
 fn every_example_value_of_the_reference_is_accepted() {
     // Alternatives to each other, of which one file can have only one.
-    let alternatives = ["nonce_secret_file", "password_file", "key"];
+    let alternatives = ["nonce_secret_file", "password_file", "key", "token_file"];
     let mut lines = Vec::new();
     for line in reference_toml().lines() {
         let shown = line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#']));

@@ -4,10 +4,12 @@
 
 use std::fmt::{Display, Write as _};
 
+use turnway_relay::quota::Bandwidth;
+
 use super::raw::{Reload, TABLES};
 use super::secret::REDACTED;
-use super::units::{Size, Span};
-use super::{Config, Credential, Limits, Log, Secret};
+use super::units::{BitRate, Period, Size, Span, Volume};
+use super::{Admin, AdminListen, Auth, Config, Credential, Limits, Log, Quota, Secret};
 
 /// The keys that differ and cannot change while the daemon runs, as dotted names
 /// (`limits.socket_buffer`). A reload applies everything else and names these in a warning.
@@ -31,12 +33,25 @@ pub fn reloaded(old: &Config, new: Config) -> Config {
         max_lifetime: new.limits.max_lifetime,
         icmp_per_allocation: new.limits.icmp_per_allocation,
         drain_timeout: new.limits.drain_timeout,
+        bandwidth: new.limits.bandwidth,
         ..old.limits.clone()
     };
+    let mut quota = new.quota;
+    if old.auth.database.is_none() {
+        // The new file has a database, but we started without, and nothing could keep a volume.
+        (quota.user.volume_per_day, quota.user.volume_per_month) = (None, None);
+    }
+    // A new file without a token may have moved to a Unix socket, but we are still on TCP.
+    let token = match (&old.admin.listen, new.admin.token) {
+        (Some(AdminListen::Tcp(_)), None) => old.admin.token.clone(),
+        (Some(AdminListen::Tcp(_) | AdminListen::Unix(_)) | None, token) => token,
+    };
     Config {
-        auth: new.auth,
+        auth: Auth { database: old.auth.database.clone(), ..new.auth },
         peers: new.peers,
         limits,
+        quota,
+        admin: Admin { listen: old.admin.listen.clone(), token },
         log: Log { level: new.log.level, format: old.log.format },
         ..old.clone()
     }
@@ -84,8 +99,11 @@ pub(super) fn settings(config: &Config) -> Vec<Setting> {
     let mut all = top_level(config);
     all.extend(auth(config));
     all.extend(limits(config));
+    all.extend(quota(config));
     all.extend([
         optional("metrics.listen", config.metrics.listen.map(|address| quoted(&address)), "off"),
+        optional("admin.listen", config.admin.listen.as_ref().map(quoted), "off"),
+        optional("admin.token", config.admin.token.as_ref().map(quoted), "none"),
         set("log.level", quoted(&config.log.level)),
         set("log.format", quoted(&config.log.format)),
     ]);
@@ -109,7 +127,9 @@ fn top_level(config: &Config) -> Vec<Setting> {
         auth: _,
         peers,
         limits: _,
+        quota: _,
         metrics: _,
+        admin: _,
         log: _,
         shards,
         places: _,
@@ -153,6 +173,7 @@ fn auth(config: &Config) -> Vec<Setting> {
         };
         format!("{{ name = {}, {credential} = {} }}", quoted(&user.name), quoted(&REDACTED))
     });
+    let database = auth.database.as_ref().map(|path| quoted(&format!("sqlite:{}", path.display())));
     vec![
         set("auth.rest_secrets", list(auth.rest_secrets.iter().map(redacted))),
         set("auth.rest_separator", quoted(&auth.rest_separator)),
@@ -163,6 +184,7 @@ fn auth(config: &Config) -> Vec<Setting> {
         ),
         set("auth.nonce_lifetime", quoted(&Span(auth.nonce_lifetime))),
         set("auth.enforce_expiry_at_refresh", auth.enforce_expiry_at_refresh.to_string()),
+        optional("auth.database", database, "none"),
         set("auth.user", list(users)),
     ]
 }
@@ -170,7 +192,7 @@ fn auth(config: &Config) -> Vec<Setting> {
 fn limits(config: &Config) -> Vec<Setting> {
     let limits = &config.limits;
     let size = |bytes: usize| quoted(&Size(bytes as u64));
-    vec![
+    let mut all = vec![
         optional(
             "limits.allocations",
             limits.allocations.map(|count| count.to_string()),
@@ -192,8 +214,51 @@ fn limits(config: &Config) -> Vec<Setting> {
         set("limits.tcp_send_queue", size(limits.tcp_send_queue)),
         set("limits.tcp_idle_timeout", quoted(&Span(limits.tcp_idle_timeout))),
         set("limits.drain_timeout", quoted(&Span(limits.drain_timeout))),
-    ]
+    ];
+    all.extend(bandwidth("limits.bandwidth", "limits.bandwidth_burst", limits.bandwidth));
+    all
 }
+
+/// What holds for our realm, whether `[quota]` or `[[quota.realm]]` says so.
+fn quota(config: &Config) -> Vec<Setting> {
+    let Quota { user, realm_allocations, realm_bandwidth, prefix, time_zone } = &config.quota;
+    let count = |key, count: Option<u32>| optional(key, count.map(|it| it.to_string()), UNLIMITED);
+    let mut all = vec![
+        count("quota.allocations_per_user", user.allocations),
+        count("quota.allocations_per_realm", *realm_allocations),
+        count("quota.allocations_per_prefix", prefix.allocations),
+        set("quota.ipv4_prefix", prefix.v4_bits.to_string()),
+        set("quota.ipv6_prefix", prefix.v6_bits.to_string()),
+    ];
+    for (rate, burst, limit) in [
+        (
+            "quota.bandwidth_per_allocation",
+            "quota.burst_per_allocation",
+            user.bandwidth_per_allocation,
+        ),
+        ("quota.bandwidth_per_user", "quota.burst_per_user", user.bandwidth),
+        ("quota.bandwidth_per_realm", "quota.burst_per_realm", *realm_bandwidth),
+    ] {
+        all.extend(bandwidth(rate, burst, limit));
+    }
+    let volume = |bytes: Option<u64>, period| bytes.map(|bytes| quoted(&Volume { bytes, period }));
+    let day = volume(user.volume_per_day, Period::Day);
+    let month = volume(user.volume_per_month, Period::Month);
+    let volumes: Vec<String> = day.into_iter().chain(month).collect();
+    let volumes = (!volumes.is_empty()).then(|| list(volumes.into_iter()));
+    all.push(optional("quota.volume_per_user", volumes, UNLIMITED));
+    let zone = time_zone.iana_name().expect("only zones with a name are accepted");
+    all.push(set("quota.time_zone", quoted(&zone)));
+    all
+}
+
+fn bandwidth(rate: &'static str, burst: &'static str, limit: Option<Bandwidth>) -> [Setting; 2] {
+    let shown = |Bandwidth { bytes_per_second, .. }| quoted(&BitRate { bytes_per_second });
+    let burst_bytes = limit.map(|limit| quoted(&Size(limit.burst_bytes)));
+    [optional(rate, limit.map(shown), UNLIMITED), optional(burst, burst_bytes, UNLIMITED)]
+}
+
+const UNLIMITED: &str = "not limited";
 
 fn set(key: &'static str, text: String) -> Setting {
     Setting { key, value: Value::Set(text) }

@@ -1,7 +1,7 @@
 //! Configuration: a TOML file becomes a [`Config`] or a [`ConfigError`] that says what to do.
 //!
 //! - `raw.rs`: every key, defined once, with its documentation, default and reload class
-//! - `units.rs`, `cidr.rs`, `secret.rs`: the types of values
+//! - `units.rs`, `units/traffic.rs`, `cidr.rs`, `secret.rs`: the types of values
 //! - `source.rs`: lines, key names and unknown keys
 //! - `resolve.rs`: from raw values to [`Config`], and everything that must hold between them
 //! - `effective.rs`: the effective configuration as text, and what a reload cannot change
@@ -24,18 +24,20 @@ use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv6Net};
+use jiff::tz::TimeZone;
+use turnway_relay::quota::{Bandwidth, PrefixLimit, UserLimits};
 use zeroize::Zeroizing;
 
 pub use effective::{reloaded, restart_needed};
 pub use reference::{reference_markdown, reference_toml};
 pub use resolve::{MAX_REALM_BYTES, private_relay_warning};
 pub use secret::{REDACTED, Secret};
-pub use units::{Rate, Size, Span};
+pub use units::{BitRate, Count, Limit, Period, Rate, Size, Span, Volume};
 
 use source::{Problem, Source};
 
@@ -49,14 +51,18 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// Where relayed transport addresses come from.
     pub relay: Relay,
-    /// Who may use the relay; never nobody.
+    /// Who may use the relay; never nobody, unless a database may have users.
     pub auth: Auth,
     /// Which peers may be reached.
     pub peers: Peers,
     /// What bounds the server.
     pub limits: Limits,
+    /// What users may use.
+    pub quota: Quota,
     /// Prometheus metrics.
     pub metrics: Metrics,
+    /// The admin API.
+    pub admin: Admin,
     /// Log lines.
     pub log: Log,
     /// Number of shards; `None`: one for each usable CPU.
@@ -74,6 +80,8 @@ pub struct Places {
     pub relay: Vec<String>,
     /// Of the metrics listener.
     pub metrics: Option<String>,
+    /// Of the admin listener.
+    pub admin: Option<String>,
 }
 
 /// How clients connect.
@@ -127,6 +135,8 @@ pub struct Auth {
     pub enforce_expiry_at_refresh: bool,
     /// Named users, none twice.
     pub users: Vec<User>,
+    /// The SQLite file with further users and the volumes used; it may not be there yet.
+    pub database: Option<PathBuf>,
 }
 
 /// `[[auth.user]]`
@@ -190,6 +200,37 @@ pub struct Limits {
     pub tcp_idle_timeout: Duration,
     /// How long a drain waits for the last allocation.
     pub drain_timeout: Duration,
+    /// All relaying together, each direction; `None`: not limited.
+    pub bandwidth: Option<Bandwidth>,
+}
+
+/// `[quota]`, with what `[[quota.realm]]` says about our realm. No limit is above another that
+/// includes it, and there is no volume without [`Auth::database`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quota {
+    /// What one user may use.
+    pub user: UserLimits,
+    /// Allocations of the realm at a time; at least 1. `None`: not limited.
+    pub realm_allocations: Option<u32>,
+    /// The whole realm, each direction; `None`: not limited.
+    pub realm_bandwidth: Option<Bandwidth>,
+    /// Allocations of clients that share an address.
+    pub prefix: PrefixLimit,
+    /// Where days and months begin; it has an IANA name.
+    pub time_zone: TimeZone,
+}
+
+impl Default for Quota {
+    /// No limit; days and months of UTC.
+    fn default() -> Self {
+        Self {
+            user: UserLimits::default(),
+            realm_allocations: None,
+            realm_bandwidth: None,
+            prefix: PrefixLimit::default(),
+            time_zone: TimeZone::UTC,
+        }
+    }
 }
 
 /// `[metrics]`
@@ -197,6 +238,24 @@ pub struct Limits {
 pub struct Metrics {
     /// Where to serve them; `None`: nowhere.
     pub listen: Option<SocketAddr>,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Where to serve the API; `None`: nowhere.
+    pub listen: Option<AdminListen>,
+    /// What clients must show: visible ASCII characters. There is one if `listen` is TCP.
+    pub token: Option<Secret>,
+}
+
+/// Where the admin API is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminListen {
+    /// HTTP over TCP; the port is never 0.
+    Tcp(SocketAddr),
+    /// HTTP over a Unix socket; the path has 1 to 107 bytes.
+    Unix(PathBuf),
 }
 
 /// `[log]`
@@ -280,7 +339,7 @@ impl Config {
     }
 
     /// Parses and checks the text of a file. `path` is for messages, and its directory is where
-    /// relative names of secret files begin.
+    /// relative names of files begin.
     ///
     /// # Errors
     ///
@@ -289,8 +348,8 @@ impl Config {
         Self::read(path, text, false)
     }
 
-    /// What `turnway serve` runs without a file: loopback only, loopback peers allowed, no
-    /// metrics, and one secret.
+    /// What `turnway serve` runs without a file: loopback only, loopback peers allowed, one
+    /// secret, and no metrics, quota, database or admin API.
     #[must_use]
     pub fn development(secret: Secret) -> Self {
         let loopback = Ipv4Addr::LOCALHOST;
@@ -313,6 +372,7 @@ impl Config {
                 nonce_lifetime: raw.auth.nonce_lifetime.into_inner().0,
                 enforce_expiry_at_refresh: raw.auth.enforce_expiry_at_refresh.into_inner(),
                 users: Vec::new(),
+                database: None,
             },
             peers: Peers {
                 allow: vec![
@@ -323,7 +383,9 @@ impl Config {
                 nat64: Vec::new(),
             },
             limits: resolve::unchecked_limits(&raw.limits),
+            quota: Quota::default(),
             metrics: Metrics { listen: None },
+            admin: Admin { listen: None, token: None },
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
             shards: None,
             places: Places::default(),
@@ -386,6 +448,15 @@ impl FromStr for Transport {
                 "\"{text}\" listeners are not in this version; write \"udp\" or \"tcp\""
             )),
             _ => Err(format!("\"{text}\" is not a transport; write \"udp\" or \"tcp\"")),
+        }
+    }
+}
+
+impl fmt::Display for AdminListen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }

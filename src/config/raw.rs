@@ -14,7 +14,7 @@ use toml::de::ValueDeserializer;
 
 use super::cidr::Cidr;
 use super::secret::{Secret, Secrets};
-use super::units::{Count, Ports, Rate, Size, Span, from_text};
+use super::units::{BitRate, Count, Limit, Ports, Rate, Size, Span, Volume, Zone, from_text};
 use super::{LogFormat, LogLevel, Transport};
 
 /// When a changed value takes effect.
@@ -74,7 +74,7 @@ pub(super) struct Table {
 }
 
 /// Every table, in the order of the reference.
-pub(super) const TABLES: [&Table; 10] = [
+pub(super) const TABLES: [&Table; 13] = [
     &RawConfig::TABLE,
     &RawListen::TABLE,
     &RawRelay::TABLE,
@@ -83,7 +83,10 @@ pub(super) const TABLES: [&Table; 10] = [
     &RawUser::TABLE,
     &RawPeers::TABLE,
     &RawLimits::TABLE,
+    &RawQuota::TABLE,
+    &RawQuotaRealm::TABLE,
     &RawMetrics::TABLE,
+    &RawAdmin::TABLE,
     &RawLog::TABLE,
 ];
 
@@ -160,7 +163,9 @@ keys! {
         => auth: RawAuth;
         => peers: RawPeers;
         => limits: RawLimits;
+        => quota: RawQuota;
         => metrics: RawMetrics;
+        => admin: RawAdmin;
         => log: RawLog;
     }
 }
@@ -201,8 +206,8 @@ keys! {
 }
 
 keys! {
-    /// Who may use the relay: shared secrets for time-limited (REST) credentials, named users, or
-    /// both. With neither, Turnway does not start.
+    /// Who may use the relay: shared secrets for time-limited (REST) credentials, named users, a
+    /// database of them, or any of these together. With none, Turnway does not start.
     Table "auth" RawAuth {
         /// Shared secrets for time-limited credentials, as web applications issue them: username
         /// `<unix expiry>:<name>`, password base64(HMAC-SHA1(secret, username)). Every one is
@@ -226,6 +231,10 @@ keys! {
         /// Whether a Refresh is refused once the time-limited credential has expired. With `false`
         /// an allocation lives on for as long as its client refreshes it.
         Default enforce_expiry_at_refresh: bool = "true", Live;
+        /// Where `turnway user` keeps users, and the daemon the volumes they have used: `sqlite:`
+        /// and a file, which is made when it is not there. A relative path starts at the directory
+        /// of this file. The user Turnway runs as must be able to write into its directory.
+        Example database: String = "\"sqlite:turnway.db\"", Restart;
         => user: Vec<Spanned<RawUser>>;
     }
 }
@@ -265,7 +274,7 @@ keys! {
 }
 
 keys! {
-    /// What bounds the server. (What its users may use is another matter and another table.)
+    /// What bounds the server. (What its users may use is in `[quota]`.)
     Table "limits" RawLimits {
         /// Allocations at a time; further ones are answered with 508. Without it (or 0): derived
         /// from the descriptor limit and the relay ports, and said at the start.
@@ -298,6 +307,79 @@ keys! {
         Default tcp_idle_timeout: Span = "\"60s\"", Restart;
         /// After SIGTERM existing allocations live on for at most this time.
         Default drain_timeout: Span = "\"60s\"", Live;
+        /// Everything that is relayed together, in payload bytes and each direction separately;
+        /// what is over it is dropped. Without it, or `"unlimited"`: not limited.
+        Example bandwidth: Limit<BitRate> = "\"1 Gbit/s\"", Live;
+        /// How much of it may pass at once after a pause. Without it: what comes in half a second,
+        /// and not less than 65507 B, the longest datagram.
+        Example bandwidth_burst: Size = "\"50 MB\"", Live;
+    }
+}
+
+keys! {
+    /// What users may use. Without a key, or with `"unlimited"`, there is no such limit. A user is
+    /// an account: the name of a static user, or of a time-limited name what is not the timestamp.
+    /// Users in the database may have limits of their own instead (`turnway user limit`).
+    Table "quota" RawQuota {
+        /// Allocations of one user at a time; further ones are answered with 486.
+        Example allocations_per_user: Limit<Count> = "10", Live;
+        /// Allocations of the realm at a time, all users together.
+        Example allocations_per_realm: Limit<Count> = "5000", Live;
+        /// Allocations at a time of clients that share an address, as `ipv4_prefix` and
+        /// `ipv6_prefix` say, whoever the users are.
+        Example allocations_per_prefix: Limit<Count> = "100", Live;
+        /// How many leading bits of an IPv4 address make one client, 1 to 32.
+        Default ipv4_prefix: Count = "32", Live;
+        /// The same of an IPv6 address, 1 to 128. Providers give each customer a /64 or more.
+        Default ipv6_prefix: Count = "64", Live;
+        /// Each allocation alone, in payload bytes and each direction separately; what is over it
+        /// is dropped. `"10 Mbit/s"` is the same as `"1.25 MB/s"`.
+        Example bandwidth_per_allocation: Limit<BitRate> = "\"5 Mbit/s\"", Live;
+        /// All allocations of one user together.
+        Example bandwidth_per_user: Limit<BitRate> = "\"10 Mbit/s\"", Live;
+        /// All users of the realm together.
+        Example bandwidth_per_realm: Limit<BitRate> = "\"500 Mbit/s\"", Live;
+        /// How much of `bandwidth_per_allocation` may pass at once after a pause. Without it: what
+        /// comes in half a second, and not less than 65507 B, the longest datagram.
+        Example burst_per_allocation: Size = "\"500 kB\"", Live;
+        /// The same of `bandwidth_per_user`.
+        Example burst_per_user: Size = "\"1 MB\"", Live;
+        /// The same of `bandwidth_per_realm`.
+        Example burst_per_realm: Size = "\"50 MB\"", Live;
+        /// Payload bytes of both directions together that one user may relay in a day (`"/day"`)
+        /// or a calendar month (`"/month"`), or both: `["2 GB/day", "50 GB/month"]`. Needs
+        /// `database` in `[auth]`, where it is kept.
+        Example volume_per_user: Limit<Volumes> = "\"50 GB/month\"", Live;
+        /// Where days and months begin: a name of the IANA database such as `"Europe/Berlin"`.
+        Default time_zone: Zone = "\"UTC\"", Live;
+        => realm: Vec<Spanned<RawQuotaRealm>>;
+    }
+}
+
+keys! {
+    /// Limits of one realm, which hold instead of those of `[quota]`; a key that is absent here
+    /// holds as it stands there. `"unlimited"` lifts a limit. There is one realm in this version.
+    OptionalArray "quota.realm" RawQuotaRealm {
+        /// The realm, as `realm` at the top has it.
+        Required name: String = "\"turnway\"", Live;
+        /// Allocations of one user at a time.
+        Example allocations_per_user: Limit<Count> = "20", Live;
+        /// Allocations of the realm at a time.
+        Example allocations_per_realm: Limit<Count> = "\"unlimited\"", Live;
+        /// Each allocation alone.
+        Example bandwidth_per_allocation: Limit<BitRate> = "\"10 Mbit/s\"", Live;
+        /// All allocations of one user together.
+        Example bandwidth_per_user: Limit<BitRate> = "\"20 Mbit/s\"", Live;
+        /// The whole realm.
+        Example bandwidth_per_realm: Limit<BitRate> = "\"800 Mbit/s\"", Live;
+        /// How much may pass at once after a pause: of one allocation.
+        Example burst_per_allocation: Size = "\"1 MB\"", Live;
+        /// Of one user.
+        Example burst_per_user: Size = "\"2 MB\"", Live;
+        /// Of the realm.
+        Example burst_per_realm: Size = "\"50 MB\"", Live;
+        /// What one user may relay in a day, in a month, or both.
+        Example volume_per_user: Limit<Volumes> = "[\"2 GB/day\", \"50 GB/month\"]", Live;
     }
 }
 
@@ -310,12 +392,70 @@ keys! {
 }
 
 keys! {
+    /// The admin API: users, what they use, sessions and how to end them. `turnway status`,
+    /// `sessions` and `kill` speak to it.
+    Table "admin" RawAdmin {
+        /// Address and port, or `unix:` and the path of a socket, which starts at the directory of
+        /// this file if it is relative: `"unix:/run/turnway/admin.sock"`. Without it: off.
+        Example listen: String = "\"127.0.0.1:9642\"", Restart;
+        /// What a client of the API must show (`Authorization: Bearer …`); at least 16 characters
+        /// from a random source. An address and port need one; a `unix:` socket may do without.
+        Example token: Secret = "\"at-least-16-characters-from-a-random-source\"", Live;
+        /// A file with the token, instead of `token`.
+        Example token_file: PathBuf = "\"/run/secrets/admin-token\"", Live;
+    }
+}
+
+keys! {
     /// Log lines, on standard output.
     Table "log" RawLog {
         /// `"error"`, `"warn"`, `"info"`, `"debug"` or `"trace"`.
         Default level: LogLevel = "\"info\"", Live;
         /// `"text"` or `"json"`.
         Default format: LogFormat = "\"text\"", Restart;
+    }
+}
+
+/// The volumes of a user: `"50 GB/month"`, or several in a list.
+#[derive(Debug, Clone)]
+pub(super) struct Volumes(pub(super) Vec<Volume>);
+
+impl<'de> Deserialize<'de> for Limit<Volumes> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(VolumesVisitor)
+    }
+}
+
+struct VolumesVisitor;
+
+impl<'de> serde::de::Visitor<'de> for VolumesVisitor {
+    type Value = Limit<Volumes>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a volume in quotes, such as \"50 GB/month\", or a list of them")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        match text.parse::<Limit<Volume>>().map_err(E::custom)? {
+            Limit::Unlimited => Ok(Limit::Unlimited),
+            Limit::To(volume) => Ok(Limit::To(Volumes(vec![volume]))),
+        }
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Self::Value, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Self::Value, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut volumes = Vec::new();
+        while let Some(volume) = list.next_element()? {
+            volumes.push(volume);
+        }
+        Ok(Limit::To(Volumes(volumes)))
     }
 }
 
@@ -370,6 +510,7 @@ mod tests {
         RawUser::default();
         RawListen::default();
         RawRelayPair::default();
+        RawQuotaRealm::default();
     }
 
     #[test]

@@ -46,8 +46,9 @@ pub fn reference_markdown() -> String {
          with fresh secrets, and `turnway check -c turnway.toml` says what is wrong with it or\n\
          prints the effective configuration. Unknown keys are errors.\n\n\
          Durations are written `\"90s\"`, `\"5m\"`, `\"1h\"`, `\"1d\"`; sizes `\"4 MiB\"`,\n\
-         `\"256 KiB\"`, `\"1 MB\"`; rates `\"200/s\"`. A bare number is refused where\n\
-         a unit is needed.\n\n\
+         `\"256 KiB\"`, `\"1 MB\"`; rates `\"200/s\"`; bandwidths `\"10 Mbit/s\"`,\n\
+         `\"1.25 MB/s\"`; volumes `\"50 GB/month\"`, `\"2 GB/day\"`. A bare number is refused\n\
+         where a unit is needed.\n\n\
          *Reload*: **live** keys take effect at SIGHUP (`systemctl reload turnway`), **restart**\n\
          keys when the daemon is started again.\n\n\
          The same as a file to copy from: [`config/reference.toml`](../config/reference.toml).\n\

@@ -1,13 +1,17 @@
 //! From raw values to [`Config`]: what must hold beyond each value's own form.
 //!
 //! All problems of a file are collected, so that one run of `turnway check` shows them all.
-//! `network.rs` has listeners, relay addresses and peers; `auth.rs` has users and secrets.
+//! `network.rs` has listeners, relay addresses and peers; `auth.rs` has users, secrets and the
+//! database; `quota.rs` has limits of users and bandwidth; `admin.rs` has the admin API.
 
+mod admin;
 mod auth;
 mod network;
+mod quota;
 
 use std::fmt::Display;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::Spanned;
@@ -34,10 +38,15 @@ pub(super) fn resolve(
     let shards = raw.shards.as_ref().map(|shards| checks.shards(shards));
     let listen = checks.listeners(&raw.listen);
     let relay = checks.relay(&raw.relay, &listen);
+    checks.warn_if_everybody_reads(&raw.auth, &raw.admin);
+    let database_wanted = raw.auth.database.is_some();
     let auth = checks.auth(raw.auth);
     let peers = checks.peers(&raw.peers);
-    let limits = checks.limits(&raw.limits, &relay);
+    let total = checks.total_bandwidth(&raw.limits);
+    let limits = checks.limits(&raw.limits, &relay, total.as_ref());
+    let quota = checks.quota(raw.quota, &realm, total.as_ref(), database_wanted);
     let metrics = Metrics { listen: checks.metrics(raw.metrics.listen.as_ref(), &listen) };
+    let admin = checks.admin(&raw.admin, &listen, metrics.listen);
     let log = Log { level: raw.log.level.into_inner(), format: raw.log.format.into_inner() };
     if !checks.problems.is_empty() {
         return Err(ConfigError::new(checks.problems));
@@ -52,13 +61,27 @@ pub(super) fn resolve(
             .map(|entry| source.place(entry.span()))
             .collect(),
         metrics: raw.metrics.listen.map(|address| source.place(address.span())),
+        admin: raw.admin.listen.map(|address| source.place(address.span())),
     };
     let listen = listen.into_iter().map(Spanned::into_inner).collect();
-    let config = Config { realm, listen, relay, auth, peers, limits, metrics, log, shards, places };
+    let config = Config {
+        realm,
+        listen,
+        relay,
+        auth,
+        peers,
+        limits,
+        quota,
+        metrics,
+        admin,
+        log,
+        shards,
+        places,
+    };
     Ok((config, checks.warnings))
 }
 
-/// The limits as written; what they must satisfy is in `Checks::limits`.
+/// The limits as written, without bandwidth; what they must satisfy is in `Checks::limits`.
 pub(super) fn unchecked_limits(raw: &RawLimits) -> Limits {
     let bytes = |size: &Spanned<Size>| usize::try_from(size.get_ref().0).unwrap_or(usize::MAX);
     let derived_if_zero = |count: &Spanned<Count>| match count.get_ref().0 {
@@ -79,6 +102,7 @@ pub(super) fn unchecked_limits(raw: &RawLimits) -> Limits {
         tcp_send_queue: bytes(&raw.tcp_send_queue),
         tcp_idle_timeout: raw.tcp_idle_timeout.get_ref().0,
         drain_timeout: raw.drain_timeout.get_ref().0,
+        bandwidth: None,
     }
 }
 
@@ -96,6 +120,11 @@ impl Checks<'_> {
 
     fn warn(&mut self, span: Range<usize>, message: impl Display) {
         self.warnings.push(self.source.problem(span, message).to_string());
+    }
+
+    /// Where a path begins that is relative: the directory of the file.
+    fn beside_file(&self, path: &Path) -> PathBuf {
+        self.source.path().parent().unwrap_or(Path::new("")).join(path)
     }
 
     /// An error unless `low <= value <= high`.
@@ -136,7 +165,12 @@ impl Checks<'_> {
         u16::try_from(shards.get_ref().0).unwrap_or(u16::MAX)
     }
 
-    fn limits(&mut self, raw: &RawLimits, relay: &super::Relay) -> Limits {
+    fn limits(
+        &mut self,
+        raw: &RawLimits,
+        relay: &super::Relay,
+        total: Option<&quota::Level>,
+    ) -> Limits {
         const MIB: u64 = 1 << 20;
         let seconds = |count| Span(Duration::from_secs(count));
         self.between(&raw.permissions_per_allocation, Count(1), Count(65_536));
@@ -148,7 +182,8 @@ impl Checks<'_> {
         self.between(&raw.tcp_send_queue, Size(128 << 10), Size(64 * MIB));
         self.between(&raw.tcp_idle_timeout, seconds(1), seconds(86_400));
         self.between(&raw.drain_timeout, seconds(0), seconds(7 * 86_400));
-        let limits = unchecked_limits(raw);
+        let bandwidth = total.map(|total| total.bandwidth);
+        let limits = Limits { bandwidth, ..unchecked_limits(raw) };
         let ports = relay.ports.len() * relay.addresses.len();
         if let Some(wanted) = limits.allocations
             && !relay.addresses.is_empty()

@@ -10,15 +10,8 @@ use toml::de::{DeTable, DeValue};
 use super::raw::{TABLES, Table};
 
 /// Tables that later versions have. Whoever writes one must not believe that it works.
-const LATER: [(&str, &str); 3] = [
-    (
-        "quota",
-        "quotas (what each user may use) are not in this version; remove the table. What bounds \
-         the whole server is in [limits]",
-    ),
-    ("realms", "further realms are not in this version; keep the one named by `realm`"),
-    ("admin", "the admin interface is not in this version; remove the table"),
-];
+const LATER: [(&str, &str); 1] =
+    [("realms", "further realms are not in this version; keep the one named by `realm`")];
 
 /// Something wrong or doubtful at one place of the file.
 #[derive(Debug, Clone)]
@@ -83,9 +76,14 @@ impl<'a> Source<'a> {
         Problem { place: self.place(span), message: message.to_string() }
     }
 
+    /// The dotted name of the key at a position; empty for an empty span.
+    pub(super) fn key(&self, span: &Range<usize>) -> String {
+        key_at(self.root.get_ref(), span)
+    }
+
     /// `file:line: key` of a position, as far as known.
     pub(super) fn place(&self, span: Range<usize>) -> String {
-        let key = key_at(self.root.get_ref(), &span);
+        let key = self.key(&span);
         let place = place(self.path, self.text, span);
         if key.is_empty() { place } else { format!("{place}: {key}") }
     }

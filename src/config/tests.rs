@@ -1,12 +1,14 @@
 //! The configuration as an operator meets it: what a file says, and what is said about it.
 
+mod admin;
 mod auth;
+mod quota;
 
 use std::path::Path;
 use std::time::Duration;
 
 use super::effective::{reload_of, settings};
-use super::raw::{Reload, Shape, TABLES};
+use super::raw::{Reload, Shape, TABLES, Table};
 use super::*;
 
 const LISTEN: &str = "[[listen]]\ntransport = \"udp\"\naddress = \"0.0.0.0:3478\"\n";
@@ -65,6 +67,8 @@ fn a_short_file_gets_the_defaults() {
     assert_eq!(config.auth.nonce_lifetime, Duration::from_secs(3600));
     assert!(config.auth.enforce_expiry_at_refresh);
     assert_eq!((config.shards, config.metrics.listen), (None, None));
+    assert_eq!((config.quota, config.limits.bandwidth), (Quota::default(), None));
+    assert_eq!((config.auth.database, config.admin.listen), (None, None));
 }
 
 const EVERY_KEY: &str = r#"
@@ -82,6 +86,7 @@ rest_separator = "|"
 nonce_secret = "0123456789abcdef0123"
 nonce_lifetime = "10m"
 enforce_expiry_at_refresh = false
+database = "sqlite:/var/lib/turnway/turnway.db"
 [[auth.user]]
 name = "alice"
 password = "wonderland"
@@ -109,8 +114,30 @@ tcp_connections = 100
 tcp_send_queue = "1 MB"
 tcp_idle_timeout = "10s"
 drain_timeout = "1h"
+bandwidth = "1 Gbit/s"
+bandwidth_burst = "20 MB"
+[quota]
+allocations_per_user = 10
+allocations_per_realm = 400
+allocations_per_prefix = 50
+ipv4_prefix = 24
+ipv6_prefix = 56
+bandwidth_per_allocation = "5 Mbit/s"
+bandwidth_per_user = "10 Mbit/s"
+bandwidth_per_realm = "500 Mbit/s"
+burst_per_allocation = "500 kB"
+burst_per_user = "1 MB"
+burst_per_realm = "10 MB"
+volume_per_user = ["2 GB/day", "50 GB/month"]
+time_zone = "Europe/Berlin"
+[[quota.realm]]
+name = "example.org"
+allocations_per_user = 20
 [metrics]
 listen = "127.0.0.1:9641"
+[admin]
+listen = "unix:/run/turnway/admin.sock"
+token = "0123456789abcdef"
 [log]
 level = "debug"
 format = "json"
@@ -140,6 +167,29 @@ fn every_key_is_read() {
     assert_eq!(config.peers.allow.len() + config.peers.deny.len() + config.peers.nat64.len(), 4);
     assert_eq!((config.limits.allocations, config.limits.tcp_connections), (Some(500), Some(100)));
     assert_eq!(config.log, Log { level: LogLevel::Debug, format: LogFormat::Json });
+    assert_eq!(config.auth.database, Some("/var/lib/turnway/turnway.db".into()));
+    assert_eq!(config.limits.bandwidth, Some(rate(125_000_000, 20_000_000)));
+    let user = UserLimits {
+        allocations: Some(20),
+        bandwidth: Some(rate(1_250_000, 1_000_000)),
+        bandwidth_per_allocation: Some(rate(625_000, 500_000)),
+        volume_per_day: Some(2_000_000_000),
+        volume_per_month: Some(50_000_000_000),
+    };
+    let quota = Quota {
+        user,
+        realm_allocations: Some(400),
+        realm_bandwidth: Some(rate(62_500_000, 10_000_000)),
+        prefix: PrefixLimit { allocations: Some(50), v4_bits: 24, v6_bits: 56 },
+        time_zone: TimeZone::get("Europe/Berlin").unwrap(),
+    };
+    assert_eq!(config.quota, quota);
+    assert_eq!(config.admin.listen, Some(AdminListen::Unix("/run/turnway/admin.sock".into())));
+    assert_eq!(config.admin.token.unwrap().expose(), "0123456789abcdef");
+}
+
+fn rate(bytes_per_second: u64, burst_bytes: u64) -> Bandwidth {
+    Bandwidth { bytes_per_second, burst_bytes }
 }
 
 #[test]
@@ -167,7 +217,6 @@ fn all_unknown_keys_are_named_at_once() {
 
 #[test]
 fn what_comes_in_later_versions_is_said_so() {
-    refused("[quota]\nallocations_per_user = 3", &["t.toml:1: quota", "not in this version"]);
     refused("[[realms]]\nname = \"b\"", &["t.toml:1: realms", "not in this version"]);
     for transport in ["tls", "dtls"] {
         refused(
@@ -330,7 +379,9 @@ fn the_effective_configuration_is_toml_without_secrets() {
 fn every_key_is_a_setting_and_every_setting_a_key() {
     let config = Config::development(Secret::new("0123456789abcdef".to_owned()));
     let settings: Vec<&str> = settings(&config).iter().map(|setting| setting.key).collect();
-    for table in TABLES.iter().filter(|table| table.shape != Shape::Inline) {
+    // What our realm has of its own is shown as what holds: in [quota].
+    let shown = |table: &&&Table| table.shape != Shape::Inline && table.path != "quota.realm";
+    for table in TABLES.iter().filter(shown) {
         for key in table.keys.iter().filter(|key| !key.name.ends_with("_file")) {
             let name = [table.path, key.name].join(".");
             let of_list = matches!(table.shape, Shape::Array | Shape::OptionalArray);
@@ -358,25 +409,44 @@ fn a_reload_says_what_needs_a_restart() {
     let old = good("");
     let live = good(
         "[peers]\nallow = [\"10.0.0.0/8\"]\n[limits]\nicmp_per_allocation = \"5/s\"\n\
+         bandwidth = \"1 Gbit/s\"\n[quota]\nbandwidth_per_user = \"10 Mbit/s\"\n\
+         [admin]\ntoken = \"0123456789abcdef\"\n\
          [log]\nlevel = \"warn\"\n[[auth.user]]\nname = \"a\"\npassword = \"b\"",
     );
     assert_eq!(restart_needed(&old, &live), Vec::<&str>::new());
     let restart = good(
         "realm = \"b\"\nshards = 3\n[relay]\nports = \"50000-60000\"\n[limits]\n\
-         socket_buffer = \"1 MiB\"\n[metrics]\nlisten = \"127.0.0.1:9641\"\n[[listen]]\n\
+         socket_buffer = \"1 MiB\"\n[metrics]\nlisten = \"127.0.0.1:9641\"\n\
+         [admin]\nlisten = \"unix:admin.sock\"\n[[listen]]\n\
          transport = \"tcp\"\naddress = \"0.0.0.0:3478\"",
     );
     assert_eq!(
         restart_needed(&old, &restart),
-        ["realm", "shards", "listen", "relay.ports", "limits.socket_buffer", "metrics.listen"]
+        [
+            "realm",
+            "shards",
+            "listen",
+            "relay.ports",
+            "limits.socket_buffer",
+            "metrics.listen",
+            "admin.listen"
+        ]
     );
+    let database = parse(&format!("{LISTEN}{AUTH}database = \"sqlite:t.db\"")).unwrap().0;
+    assert_eq!(restart_needed(&old, &database), ["auth.database"]);
+    assert_eq!(reloaded(&old, database.clone()).auth.database, None);
+    let mut volume = database;
+    volume.quota.user.volume_per_day = Some(1);
+    let merged = reloaded(&old, volume);
+    assert_eq!(merged.quota.user.volume_per_day, None, "nothing is there to keep it");
     assert_eq!(reload_of("auth.rest_secrets"), Reload::Live);
 }
 
 #[test]
 fn a_reload_takes_over_what_is_live_and_nothing_else() {
     // The two differ in every setting.
-    let old = Config::development(Secret::new("0123456789abcdef".to_owned()));
+    let mut old = Config::development(Secret::new("0123456789abcdef".to_owned()));
+    old.auth.database = Some("other.db".into());
     let (new, _) = parse(EVERY_KEY).unwrap();
     let merged = settings(&reloaded(&old, new.clone()));
     let pairs = settings(&old).into_iter().zip(settings(&new)).zip(merged);
@@ -395,5 +465,6 @@ fn development_stays_on_this_machine() {
     assert!(config.listen.iter().all(|listener| listener.address.ip().is_loopback()));
     assert!(config.relay.addresses.iter().all(|relay| relay.external.is_loopback()));
     assert!(config.peers.allow.iter().all(|net| net.addr().is_loopback()));
-    assert!(config.metrics.listen.is_none());
+    assert!(config.metrics.listen.is_none() && config.admin.listen.is_none());
+    assert_eq!((config.quota, config.auth.database), (Quota::default(), None));
 }

@@ -1,10 +1,15 @@
 //! Values with units, written as people write them: `"90s"`, `"4 MiB"`, `"200/s"`,
 //! `"49152-65535"`. A bare number is refused, because nobody remembers what it counts.
+//! `units/traffic.rs` has rates in bits, volumes, and limits that can be lifted.
+
+mod traffic;
 
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
+
+use jiff::tz::TimeZone;
 
 /// Implements `Deserialize` for a type that is written as text and read by its `FromStr`.
 /// Numbers get an answer of their own: `Self::from_str` says what is missing.
@@ -38,6 +43,8 @@ macro_rules! from_text {
     };
 }
 pub(super) use from_text;
+
+pub use traffic::{BitRate, Limit, Period, Volume};
 
 /// A number of things per second: `"200/s"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,12 +110,15 @@ from_text!(Span, "a duration in quotes, such as \"90s\" or \"1h\"");
 pub struct Size(pub u64);
 
 // Largest first and, among equals, the spelling to print first.
-const SIZES: [(&str, u64); 7] = [
+const SIZES: [(&str, u64); 10] = [
+    ("TiB", 1 << 40),
+    ("TB", 1_000_000_000_000),
     ("GiB", 1 << 30),
     ("GB", 1_000_000_000),
     ("MiB", 1 << 20),
     ("MB", 1_000_000),
     ("KiB", 1 << 10),
+    ("kB", 1_000),
     ("KB", 1_000),
     ("B", 1),
 ];
@@ -164,7 +174,7 @@ from_text!(Ports, "a range of ports in quotes, such as \"49152-65535\"");
 
 /// A whole number of things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Count(pub(super) u32);
+pub struct Count(pub u32);
 
 impl fmt::Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -183,6 +193,26 @@ impl FromStr for Count {
 }
 
 from_text!(Count, "a whole number");
+
+/// A time zone by its name in the IANA database: `"Europe/Berlin"`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Zone(pub(super) TimeZone);
+
+impl FromStr for Zone {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match TimeZone::get(text) {
+            Ok(zone) if zone.iana_name().is_some() => Ok(Self(zone)),
+            Ok(_) | Err(_) => Err(format!(
+                "\"{text}\" is not the name of a time zone (in the IANA database); write for \
+                 example \"Europe/Berlin\" or \"UTC\""
+            )),
+        }
+    }
+}
+
+from_text!(Zone, "the name of a time zone in quotes, such as \"Europe/Berlin\"");
 
 /// `"4 MiB"` into `("4", "MiB")`.
 fn split(text: &str) -> (&str, &str) {
@@ -276,6 +306,17 @@ mod tests {
         assert!("18446744073709551615d".parse::<Span>().unwrap_err().contains("too large"));
         assert!("-5s".parse::<Span>().is_err());
         assert!("".parse::<Size>().is_err());
+    }
+
+    #[test]
+    fn time_zones_have_names() {
+        for name in ["UTC", "Europe/Berlin", "Asia/Kathmandu"] {
+            assert_eq!(name.parse::<Zone>().unwrap().0.iana_name(), Some(name));
+        }
+        for text in ["Berlin", "CEST", "+02:00", "Etc/Unknown", ""] {
+            let error = text.parse::<Zone>().unwrap_err();
+            assert!(error.contains("is not the name of a time zone"), "{error}");
+        }
     }
 
     #[test]

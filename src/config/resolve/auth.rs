@@ -1,4 +1,4 @@
-//! Users and secrets: given in the file or in files of their own.
+//! Users and secrets: given in the file, in files of their own, or in a database.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use turnway_relay::auth::opaque_string;
 use zeroize::Zeroizing;
 
 use super::Checks;
-use crate::config::raw::{RawAuth, RawUser};
+use crate::config::raw::{RawAdmin, RawAuth, RawUser};
 use crate::config::units::Span;
 use crate::config::{Auth, Credential, Secret, User, read_file};
 
@@ -21,17 +21,17 @@ const MAX_USERNAME_BYTES: usize = 508;
 
 impl Checks<'_> {
     pub(super) fn auth(&mut self, raw: RawAuth) -> Auth {
-        self.warn_if_everybody_reads(&raw);
         let found_before = self.problems.len();
         let rest_secrets = self.rest_secrets(&raw);
         let users = self.users(&raw.user);
         let nothing_wrong = self.problems.len() == found_before;
-        if rest_secrets.is_empty() && users.is_empty() && nothing_wrong {
+        let elsewhere = raw.database.is_some();
+        if rest_secrets.is_empty() && users.is_empty() && !elsewhere && nothing_wrong {
             self.error(
                 0..0,
                 "there are no users and no secret, and Turnway is not an open relay; add \
-                 `rest_secrets` to [auth] or a [[auth.user]] (`turnway init` writes a file with \
-                 fresh secrets)",
+                 `rest_secrets` or a `database` of users to [auth], or a [[auth.user]] (`turnway \
+                 init` writes a file with fresh secrets)",
             );
         }
         let day = std::time::Duration::from_secs(86_400);
@@ -44,14 +44,16 @@ impl Checks<'_> {
             nonce_lifetime: raw.nonce_lifetime.get_ref().0,
             enforce_expiry_at_refresh: *raw.enforce_expiry_at_refresh.get_ref(),
             users,
+            database: raw.database.as_ref().and_then(|url| self.database(url)),
         }
     }
 
-    fn warn_if_everybody_reads(&mut self, raw: &RawAuth) {
-        let of_users = raw.user.iter().map(Spanned::get_ref);
-        let secret = span_of(&raw.rest_secrets).or(span_of(&raw.nonce_secret)).or(of_users
-            .into_iter()
-            .find_map(|user| span_of(&user.password).or(span_of(&user.key))));
+    pub(super) fn warn_if_everybody_reads(&mut self, auth: &RawAuth, admin: &RawAdmin) {
+        let mut of_users = auth.user.iter().map(Spanned::get_ref);
+        let secret = span_of(&auth.rest_secrets)
+            .or(span_of(&auth.nonce_secret))
+            .or(of_users.find_map(|user| span_of(&user.password).or(span_of(&user.key))))
+            .or(span_of(&admin.token));
         if let Some(span) = secret
             && self.source.world_readable()
         {
@@ -241,7 +243,62 @@ impl Checks<'_> {
         }
     }
 
-    fn strength(&mut self, span: Range<usize>, secret: &Secret) {
+    /// The file of a database. What is written for other databases can hold a password, so none of
+    /// it but the scheme is ever shown.
+    fn database(&mut self, url: &Spanned<String>) -> Option<PathBuf> {
+        let path = match url.get_ref().split_once(':') {
+            Some(("sqlite", path)) => path,
+            Some((
+                scheme @ ("postgres" | "postgresql" | "mysql" | "mariadb" | "redis" | "rediss"
+                | "mongodb" | "mongodb+srv"),
+                _,
+            )) => {
+                self.error(
+                    url.span(),
+                    format!(
+                        "\"{scheme}\" databases are not in this version, which has only sqlite; \
+                         write \"sqlite:turnway.db\""
+                    ),
+                );
+                return None;
+            }
+            Some(_) | None => {
+                self.error(
+                    url.span(),
+                    "does not say which database it is; write \"sqlite:\" and the name of a file, \
+                     such as \"sqlite:turnway.db\"",
+                );
+                return None;
+            }
+        };
+        // After two slashes a host would follow, and a file has none.
+        let path = match path.strip_prefix("//") {
+            Some(absolute) if absolute.starts_with('/') => absolute,
+            Some(_) => {
+                self.error(
+                    url.span(),
+                    "has two slashes, after which a host would follow; write \
+                     \"sqlite:turnway.db\" for a file beside this one, or \
+                     \"sqlite:/var/lib/turnway/turnway.db\"",
+                );
+                return None;
+            }
+            None => path,
+        };
+        let why = if path.is_empty() || path.ends_with('/') {
+            "names no file; write for example \"sqlite:turnway.db\""
+        } else if path == ":memory:" {
+            "is in memory, which `turnway user` cannot see and no restart outlives; name a file"
+        } else if path.contains(['?', '#', '\0']) {
+            "has more than the name of a file; parameters are not read, so remove them"
+        } else {
+            return Some(self.beside_file(Path::new(path)));
+        };
+        self.error(url.span(), why);
+        None
+    }
+
+    pub(super) fn strength(&mut self, span: Range<usize>, secret: &Secret) {
         let bytes = secret.expose().len();
         if bytes == 0 {
             self.error(span, "the secret is empty; `openssl rand -base64 32` prints a good one");
@@ -257,7 +314,7 @@ impl Checks<'_> {
     }
 
     /// A file that holds one secret; one newline at its end does not belong to it.
-    fn one_secret_file(&mut self, path: &Spanned<PathBuf>) -> Option<Secret> {
+    pub(super) fn one_secret_file(&mut self, path: &Spanned<PathBuf>) -> Option<Secret> {
         let text = self.secret_file(path)?;
         let secret = text.strip_suffix('\n').unwrap_or(&text);
         let secret = secret.strip_suffix('\r').unwrap_or(secret);
@@ -269,8 +326,7 @@ impl Checks<'_> {
     }
 
     fn secret_file(&mut self, path: &Spanned<PathBuf>) -> Option<Zeroizing<String>> {
-        let directory = self.source.path().parent().unwrap_or(Path::new(""));
-        let full = directory.join(path.get_ref());
+        let full = self.beside_file(path.get_ref());
         let read = read_file(&full);
         let full = full.display();
         match read {

@@ -95,7 +95,11 @@ impl Checks<'_> {
     }
 
     /// An address with a port to listen on.
-    fn socket_address(&mut self, raw: &Spanned<String>, port: u16) -> Option<SocketAddr> {
+    pub(super) fn socket_address(
+        &mut self,
+        raw: &Spanned<String>,
+        port: u16,
+    ) -> Option<SocketAddr> {
         let text = raw.get_ref();
         let Ok(address) = text.parse::<SocketAddr>() else {
             let advice = match text.parse::<IpAddr>() {
@@ -320,7 +324,7 @@ impl Checks<'_> {
 }
 
 /// Whether the kernel would refuse to bind both. IPv6 listeners are IPv6 only.
-fn overlap(one: &Listen, other: &Listen) -> bool {
+pub(super) fn overlap(one: &Listen, other: &Listen) -> bool {
     let (a, b) = (one.address, other.address);
     one.transport == other.transport
         && a.port() == b.port()

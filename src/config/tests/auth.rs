@@ -58,6 +58,12 @@ fn no_message_shows_a_secret() {
         "[[auth.user]]\nname = \"a\"\nkey = \"hunter2\"",
         "[[auth.user]]\nname = \"a\"\npassword = { a = \"hunter2\" }",
         "[[auth.user]]\nname = \"a\"\npassword = \"hunter2\\u0007\"",
+        "[auth]\ndatabase = \"postgres://turnway:hunter2@db/turnway\"",
+        "[auth]\ndatabase = \"hunter2@db:5432/turnway\"",
+        "[auth]\ndatabase = \"sqlite://hunter2@db/turnway\"",
+        "[auth]\ndatabase = \"sqlite:turnway.db?key=hunter2\"",
+        "[admin]\ntoken = \"hunter2 hunter2\"",
+        "[admin]\ntoken = [\"hunter2\"]",
     ] {
         let error = parse(&format!("{LISTEN}{text}")).expect_err(text);
         assert!(!error.contains("hunter2"), "{error}");
@@ -77,6 +83,45 @@ fn in_directory(files: &[(&str, &str)]) -> (tempfile::TempDir, PathBuf) {
     }
     let path = directory.path().join("t.toml");
     (directory, path)
+}
+
+#[test]
+fn a_database_is_a_sqlite_file_beside_the_configuration() {
+    let read = |url: &str| {
+        let text = format!("{LISTEN}[auth]\ndatabase = \"{url}\"");
+        Config::parse(Path::new("etc/t.toml"), &text).map_err(|error| error.to_string())
+    };
+    for (url, path) in [
+        ("sqlite:turnway.db", "etc/turnway.db"),
+        ("sqlite:../turnway.db", "etc/../turnway.db"),
+        ("sqlite:/var/lib/turnway/turnway.db", "/var/lib/turnway/turnway.db"),
+        ("sqlite:///var/lib/turnway/turnway.db", "/var/lib/turnway/turnway.db"),
+    ] {
+        // No secret and no user in the file: they may be in the database.
+        let (config, warnings) = read(url).unwrap();
+        assert_eq!(config.auth.database.as_deref(), Some(Path::new(path)));
+        assert_eq!(warnings, Vec::<String>::new());
+        assert!(config.effective().contains(&format!("database = \"sqlite:{path}\"")));
+    }
+    for (url, part) in [
+        (
+            "postgres://a:b@c/d",
+            "\"postgres\" databases are not in this version, which has only sqlite",
+        ),
+        ("mysql://c/d", "\"mysql\" databases are not in this version"),
+        ("redis://c", "\"redis\" databases are not in this version"),
+        ("mongodb://c", "\"mongodb\" databases are not in this version"),
+        ("turnway.db", "write \"sqlite:\" and the name of a file"),
+        ("sqlite://turnway.db", "after which a host would follow; write \"sqlite:turnway.db\""),
+        ("sqlite:", "names no file"),
+        ("sqlite:/var/lib/", "names no file"),
+        ("sqlite::memory:", "is in memory"),
+        ("sqlite:t.db?mode=rwc", "parameters are not read"),
+    ] {
+        let error = read(url).unwrap_err();
+        assert!(error.starts_with("etc/t.toml:5: auth.database: "), "{error}");
+        assert!(error.contains(part) && error.lines().count() == 1, "{part:?} is not in: {error}");
+    }
 }
 
 #[test]
