@@ -17,8 +17,8 @@ use turnway_relay::limits::Limits;
 use turnway_relay::policy::{Policy, PolicyConfig};
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
 use turnway_relay::{
-    AllocationId, Bound, Client, Config, Effect, Event, FiveTuple, IpFields, Link, Now, RelayAddr,
-    RelayId, Route, Seed, Server, Shared, Transport,
+    AllocationId, Bound, Client, Config, Effect, Event, FiveTuple, IpFields, Ledger, Link, Now,
+    Quotas, RelayAddr, RelayId, Route, Seed, Server, Shared, Transport,
 };
 use turnway_wire::{
     Builder, ChannelNumber, Class, Data, Family, IntegrityAlgorithm, IntegrityKey, LongTermKey,
@@ -112,6 +112,7 @@ fn print_row(
 /// A server with allocations that were made as clients make them.
 struct Relay {
     server: Server,
+    ledger: Ledger,
     key: IntegrityKey,
 }
 
@@ -121,6 +122,7 @@ impl Relay {
         let key = LongTermKey::derive(md5, USER.as_bytes(), REALM.as_bytes(), PASSWORD.as_bytes());
         let mut relay = Self {
             server: server(),
+            ledger: Ledger::new(Arc::new(Quotas::default()), NOW.mono_ns),
             key: IntegrityKey::new(IntegrityAlgorithm::Sha1, key.as_bytes()),
         };
         (0..size).for_each(|flow| relay.allocate(flow));
@@ -190,7 +192,13 @@ impl Relay {
                     let bound = bound(allocation);
                     self.server.handle(Event::Bound(bound), NOW, out);
                 }
-                Effect::Close { .. }
+                Effect::Reserve { account, client } => {
+                    let reserved = self.ledger.reserve(&account, client, NOW.mono_ns);
+                    self.server.handle(Event::Reserved(reserved), NOW, out);
+                }
+                Effect::Release(_)
+                | Effect::Exchange
+                | Effect::Close { .. }
                 | Effect::Indicate { .. }
                 | Effect::ChannelUp(_)
                 | Effect::ChannelDown { .. }
@@ -273,6 +281,7 @@ fn server() -> Server {
             ..PolicyConfig::default()
         }),
         limits: Limits::default(),
+        quotas: Arc::new(Quotas::default()),
         v4: true,
         v6: false,
     };

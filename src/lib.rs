@@ -18,12 +18,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod accounts;
 pub mod cli;
 pub mod config;
 pub mod credentials;
 pub mod database;
 pub mod init;
 pub mod io;
+pub mod ledger;
 pub mod log;
 pub mod mailbox;
 pub mod metrics;

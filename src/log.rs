@@ -17,14 +17,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 
 use tracing::field::{DisplayValue, display};
-use tracing::{Dispatch, dispatcher, info};
+use tracing::{Dispatch, dispatcher, info, warn};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{Registry, fmt as lines, reload};
 use turnway_relay::Record;
-use turnway_relay::effect::{AuthFailed, Ended, Started};
+use turnway_relay::effect::{AuthFailed, Ended, Started, VolumeSpent};
 use turnway_relay::outcome::AuthFailure;
 
 use crate::config::{LogFormat, LogLevel};
@@ -189,6 +189,7 @@ impl Writer {
                 Record::Started(started) => write_started(&started),
                 Record::Ended(ended) => write_ended(&ended),
                 Record::AuthFailed(failed) => write_auth_failed(&failed),
+                Record::VolumeSpent(spent) => write_volume_spent(&spent),
             }
         }
     }
@@ -239,6 +240,14 @@ fn write_auth_failed(failed: &AuthFailed) {
         suppressed = failed.suppressed,
         "authentication failed: {}",
         Explained(failed.cause)
+    );
+}
+
+fn write_volume_spent(spent: &VolumeSpent) {
+    warn!(
+        user = Name(&spent.account).to_string(),
+        period = %spent.period,
+        "volume used up: nothing is relayed for this user until the period ends"
     );
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::oneshot;
 use turnway_relay as relay;
 use turnway_udp::Waker;
 
@@ -16,9 +17,47 @@ pub enum Command {
     Configure(Arc<relay::Config>),
     /// Make no new allocations.
     Drain,
+    /// Show some allocations.
+    Sessions(SessionQuery, oneshot::Sender<SessionPage>),
+    /// Show one allocation by its number.
+    Session(u64, oneshot::Sender<Option<relay::Session>>),
+    /// End an allocation by its number. Answered with what it was, if there was one.
+    Kill(u64, oneshot::Sender<Option<relay::Session>>),
     /// End everything and return.
     Stop,
 }
+
+/// Which allocations a shard is asked to show. It looks at [`PLACES_PER_PAGE`] places of its table
+/// at most, so that no datagram waits; a page may be short although there is more.
+#[derive(Clone, Debug)]
+pub struct SessionQuery {
+    /// Which are wanted.
+    pub filter: relay::SessionFilter,
+    /// The place in the table to begin at: 0, or [`SessionPage::next`].
+    pub from: u32,
+    /// How many are wanted at most.
+    pub most: usize,
+}
+
+/// Places of its table that a shard looks at for one question: some 100 µs of work.
+pub const PLACES_PER_PAGE: u32 = 1024;
+
+/// The answer to a [`SessionQuery`].
+#[derive(Debug, Default)]
+pub struct SessionPage {
+    /// Those found.
+    pub sessions: Vec<relay::Session>,
+    /// Where to go on; `None`: that was the end of the shard's table.
+    pub next: Option<u32>,
+}
+
+/// The shard of a session number, as [`relay::Seed::first_session`] is given out.
+pub fn shard_of(session: u64) -> usize {
+    (session >> SESSION_BITS) as usize
+}
+
+/// Bits of a session number below its shard's.
+pub const SESSION_BITS: u32 = 48;
 
 /// The end that asks.
 pub struct Mailbox {

@@ -12,7 +12,7 @@ mod reading;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
@@ -29,6 +29,7 @@ use tokio::task::JoinSet;
 use tokio::time;
 use turnway_relay::Shared;
 
+use crate::ledger::SharedLedger;
 use crate::log::Drops;
 use crate::mailbox::Board;
 use crate::ports::Ports;
@@ -58,6 +59,10 @@ pub struct View {
     pub ports: Arc<Ports>,
     /// What the shards share.
     pub shared: Arc<Shared>,
+    /// What they use of the quotas.
+    pub ledger: Arc<SharedLedger>,
+    /// How often the database failed.
+    pub database_errors: Arc<AtomicU64>,
     /// Log records left out.
     pub log_drops: Drops,
     /// Whether new allocations are made: false while starting and while draining.

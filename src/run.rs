@@ -18,13 +18,17 @@ use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 
+use tokio::sync::mpsc;
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
 use turnway_relay::{Seed, Server, Shared};
 use turnway_udp as udp;
 
+use crate::accounts::{Accounts, Clerk};
 use crate::config::Config;
+use crate::database::{Database, DatabaseError, UserRow};
+use crate::ledger::SharedLedger;
 use crate::log::{self, Records};
-use crate::mailbox::{Board, Mailbox};
+use crate::mailbox::{Board, Mailbox, SESSION_BITS};
 use crate::metrics::View;
 use crate::ports::{Ports, RelayAddrs};
 use crate::shard::{Parts, Shard, StreamLimits};
@@ -85,9 +89,15 @@ pub fn serve(
     let ports = Arc::new(Ports::new(relays.clone(), range, buffer, Arc::clone(&shared)));
     let context = rules::Context { relays, nonce_secret: rules::NonceSecret::random()? };
     let own = machine::own_addresses()?;
-    let rules = Arc::new(rules::build(&config, &context, &own).map_err(ServeError::Input)?);
+    let (users, changed_users) = mpsc::unbounded_channel();
+    let ledger = Arc::new(SharedLedger::new(Arc::default(), udp::system::monotonic_ns()));
+    let (accounts, users) = open_accounts(&config, &ledger, users)?;
+    let rules = rules::build(&config, &context, &own, &users).map_err(ServeError::Input)?;
+    let rules = Arc::new(rules);
+    ledger.lock().configure(Arc::clone(&rules.quotas), udp::system::monotonic_ns());
     let crew = Crew::gather(&config, capacity, doors, |seed| Common {
         server: Server::new(Arc::clone(&rules), Arc::clone(&shared), seed),
+        ledger: Arc::clone(&ledger),
         ports: Arc::clone(&ports),
         records: records.clone(),
     })?;
@@ -95,12 +105,15 @@ pub fn serve(
         boards: crew.boards,
         ports: Arc::clone(&ports),
         shared: Arc::clone(&shared),
+        ledger,
+        database_errors: accounts.as_ref().map_or_else(Arc::default, Accounts::errors),
         log_drops: log.drops(&records),
         ready: Arc::new(AtomicBool::new(false)),
         started: SystemTime::now(),
         mono_ns: udp::system::monotonic_ns,
     });
     drop(records); // the log's thread ends with the last shard
+    let clerk = accounts.map(Accounts::start).transpose().map_err(|error| no_thread(&error))?;
     let threads = start(crew.shards, writer)?;
     announce();
     let mailboxes = crew.mailboxes.into();
@@ -109,6 +122,9 @@ pub fn serve(
         path,
         context,
         own,
+        users,
+        changed_users,
+        zones: clerk.as_ref().map(Clerk::zones),
         level,
         mailboxes,
         view,
@@ -117,7 +133,29 @@ pub fn serve(
         ports,
     });
     let ended = threads.join();
+    if let Some(clerk) = clerk {
+        clerk.finish(); // after the shards: it saves what they counted last
+    }
     controlled.and(ended)
+}
+
+/// Opens the database, if there is one, and reads what it has of users and used volume.
+fn open_accounts(
+    config: &Config,
+    ledger: &Arc<SharedLedger>,
+    changed: mpsc::UnboundedSender<Vec<UserRow>>,
+) -> Result<(Option<Accounts>, Vec<UserRow>), ServeError> {
+    let Some(path) = &config.auth.database else { return Ok((None, Vec::new())) };
+    let failed = |error: DatabaseError| match error.is_input() {
+        true => ServeError::Input(error.to_string()),
+        false => ServeError::Runtime(error.to_string()),
+    };
+    let database = Database::open(path).map_err(failed)?;
+    let (realm, zone) = (config.realm.clone(), config.quota.time_zone.clone());
+    let (accounts, users) =
+        Accounts::new(database, realm, zone, Arc::clone(ledger), changed).map_err(failed)?;
+    tracing::info!(path = %path.display(), users = users.len(), "database opened");
+    Ok((Some(accounts), users))
 }
 
 /// The shards before they start, and the ends to reach them by.
@@ -130,6 +168,7 @@ struct Crew {
 /// What a shard gets beside its share of the listeners.
 struct Common {
     server: Server,
+    ledger: Arc<SharedLedger>,
     ports: Arc<Ports>,
     records: Records,
 }
@@ -149,8 +188,8 @@ impl Crew {
         };
         let mut crew = Self { shards: Vec::new(), mailboxes: Vec::new(), boards: Vec::new() };
         for (index, doors) in doors.into_iter().enumerate() {
-            let first_session = (index as u64) << 48;
-            let Common { server, ports, records } =
+            let first_session = (index as u64) << SESSION_BITS;
+            let Common { server, ledger, ports, records } =
                 common(Seed { random: random_u64()?, first_session });
             let (mailbox, inbox) = Mailbox::new().map_err(|error| no_descriptor(&error))?;
             let board = Arc::new(Board::default());
@@ -158,7 +197,9 @@ impl Crew {
             crew.boards.push(Arc::clone(&board));
             crew.mailboxes.push(mailbox);
             let Doors { udp, tcp } = doors;
-            let parts = Parts { server, ports, inbox, board, records, udp, tcp, streams };
+            let index = u16::try_from(index).unwrap_or(u16::MAX);
+            let parts =
+                Parts { index, server, ledger, ports, inbox, board, records, udp, tcp, streams };
             crew.shards.push(Shard::new(parts).map_err(|error| no_descriptor(&error))?);
         }
         Ok(crew)
@@ -194,8 +235,7 @@ struct Threads {
 /// Starts the log's thread and one for each shard.
 fn start(shards: Vec<Shard>, writer: log::Writer) -> Result<Threads, ServeError> {
     let spawn = |name: String, work: Box<dyn FnOnce() + Send>| {
-        let thread = thread::Builder::new().name(name).spawn(work);
-        thread.map_err(|error| ServeError::Runtime(format!("cannot start a thread: {error}")))
+        thread::Builder::new().name(name).spawn(work).map_err(|error| no_thread(&error))
     };
     let log = spawn("log".to_owned(), Box::new(move || writer.run()))?;
     let mut threads = Threads { log, shards: Vec::with_capacity(shards.len()) };
@@ -219,6 +259,10 @@ impl Threads {
         let _ = self.log.join();
         result
     }
+}
+
+fn no_thread(error: &std::io::Error) -> ServeError {
+    ServeError::Runtime(format!("cannot start a thread: {error}"))
 }
 
 fn no_descriptor(error: &std::io::Error) -> ServeError {

@@ -14,14 +14,16 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use turnway_relay::ledger::Release;
 use turnway_relay::{AllocationId, Client, Effect, Event, Now, RelayId, Server, Transport, Want};
 use turnway_udp::{self as udp, Events, Interest, Poller, ReceiveBatch, SendBatch};
 use turnway_wire::Family;
 
 use crate::io::tcp::{Connections, Full};
 use crate::io::udp::{Listener, RelaySockets};
+use crate::ledger::SharedLedger;
 use crate::log::Records;
-use crate::mailbox::{Board, Command, Inbox, IoStats};
+use crate::mailbox::{Board, Command, Inbox, IoStats, PLACES_PER_PAGE, SessionPage};
 use crate::ports::{self, Ports};
 
 /// Datagrams of one batch, or runs of them that the kernel has merged: larger batches were not
@@ -46,8 +48,12 @@ const SECOND_NS: u64 = 1_000_000_000;
 
 /// Everything a shard is made of.
 pub struct Parts {
+    /// Its number among the shards.
+    pub index: u16,
     /// The rules.
     pub server: Server,
+    /// What all shards use of the quotas.
+    pub ledger: Arc<SharedLedger>,
     /// Where relay ports come from.
     pub ports: Arc<Ports>,
     /// What others may ask.
@@ -165,8 +171,17 @@ impl Shard {
     fn shut_down(mut self) {
         self.parts.server.shut_down(self.now);
         while let Some(effect) = self.parts.server.poll() {
-            if let Effect::Log(record) = effect {
-                self.parts.records.send_last(record);
+            match effect {
+                Effect::Log(record) => self.parts.records.send_last(record),
+                Effect::Release(mut release) => self.release(&mut release),
+                Effect::Exchange => self.exchange(),
+                Effect::Reply { .. }
+                | Effect::Indicate { .. }
+                | Effect::Reserve { .. }
+                | Effect::Bind { .. }
+                | Effect::Close { .. }
+                | Effect::ChannelUp(_)
+                | Effect::ChannelDown { .. } => {}
             }
         }
         self.parts.board.publish(self.parts.server.stats(), &self.stats);
@@ -211,6 +226,15 @@ impl Shard {
             match effect {
                 Effect::Reply { to, len } => self.answer(&to, len),
                 Effect::Indicate { to, len } => self.indicate(&to, len),
+                Effect::Reserve { account, client } => {
+                    let mut ledger = self.parts.ledger.lock();
+                    let reserved = ledger.reserve(&account, client, self.now.mono_ns);
+                    drop(ledger);
+                    let event = Event::Reserved(reserved);
+                    self.parts.server.handle(event, self.now, &mut self.reply[..]);
+                }
+                Effect::Release(mut release) => self.release(&mut release),
+                Effect::Exchange => self.exchange(),
                 Effect::Bind { allocation, want, near, owner, until_ns } => {
                     self.bind(allocation, &want, near, &owner, until_ns);
                 }
@@ -220,6 +244,17 @@ impl Shard {
                 Effect::Log(record) => self.parts.records.send(record),
             }
         }
+    }
+
+    /// Tells the ledger what was spent and leases more.
+    fn exchange(&mut self) {
+        let exchange = self.parts.server.exchange();
+        self.parts.ledger.lock().exchange(self.parts.index, exchange, self.now.mono_ns);
+        self.parts.server.handle(Event::Exchanged, self.now, &mut self.reply[..]);
+    }
+
+    fn release(&self, release: &mut Release) {
+        self.parts.ledger.lock().release(self.parts.index, release, self.now.mono_ns);
     }
 
     fn answer(&mut self, to: &Client, len: usize) {
@@ -323,15 +358,41 @@ impl Shard {
 
     fn read_mail(&mut self, batch: &ReceiveBatch) -> Mail {
         while let Some(command) = self.parts.inbox.next() {
-            let event = match command {
-                Command::Configure(config) => Event::Configure(config),
-                Command::Drain => Event::Drain,
+            match command {
+                Command::Configure(config) => self.happen(Event::Configure(config), batch),
+                Command::Drain => self.happen(Event::Drain, batch),
+                Command::Sessions(query, reply) => {
+                    let mut page = SessionPage::default();
+                    page.next = self.parts.server.sessions(
+                        &query.filter,
+                        query.from,
+                        PLACES_PER_PAGE,
+                        query.most,
+                        self.now,
+                        &mut page.sessions,
+                    );
+                    // Whoever asked may have gone away.
+                    let _ = reply.send(page);
+                }
+                Command::Session(session, reply) => {
+                    let _ = reply.send(self.parts.server.find_session(session, self.now));
+                }
+                Command::Kill(session, reply) => {
+                    let found = self.parts.server.find_session(session, self.now);
+                    self.happen(Event::Kill { session }, batch);
+                    let _ = reply.send(found);
+                }
                 Command::Stop => return Mail::Stop,
-            };
-            self.parts.server.handle(event, self.now, &mut self.reply[..]);
-            self.carry_out(batch);
+            }
         }
         Mail::Read
+    }
+
+    /// Lets the rules know, and carries out what they want.
+    fn happen(&mut self, event: Event<'_>, batch: &ReceiveBatch) {
+        self.unpublished = true;
+        self.parts.server.handle(event, self.now, &mut self.reply[..]);
+        self.carry_out(batch);
     }
 
     fn publish(&mut self) {

@@ -11,6 +11,7 @@ use turnway_relay::stats::AUTH_FAILURES;
 use turnway_relay::{EndReason, Outcome, Reason, Request, Stats};
 
 use super::*;
+use crate::ledger::SharedLedger;
 use crate::log;
 use crate::mailbox::IoStats;
 use crate::ports::RelayAddrs;
@@ -41,6 +42,8 @@ fn view(shards: usize) -> Arc<View> {
         boards,
         ports: Arc::new(ports),
         shared,
+        ledger: Arc::new(SharedLedger::new(Arc::default(), NOW_NS)),
+        database_errors: Arc::default(),
         log_drops: log::Drops::default(),
         ready: Arc::new(AtomicBool::new(true)),
         started: SystemTime::now(),

@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use turnway_relay::Shared;
 
 use super::{ServeError, machine, rules};
+use crate::accounts::Zones;
 use crate::config::{self, Config};
+use crate::database::UserRow;
 use crate::log::Level;
 use crate::mailbox::{Command, Mailbox};
 use crate::metrics::{self, View};
@@ -41,6 +43,10 @@ pub(super) struct Control {
     pub(super) context: rules::Context,
     /// This machine's addresses as the rules know them.
     pub(super) own: Vec<IpAddr>,
+    /// The users of the database, and where it says that they changed.
+    pub(super) users: Vec<UserRow>,
+    pub(super) changed_users: mpsc::UnboundedReceiver<Vec<UserRow>>,
+    pub(super) zones: Option<Zones>,
     pub(super) level: Level,
     pub(super) mailboxes: Arc<[Mailbox]>,
     pub(super) view: Arc<View>,
@@ -89,6 +95,7 @@ impl Control {
                 _ = tick.tick() => self.on_tick(),
                 _ = look.tick() => self.look_around(),
                 _ = signals.hang_up.recv() => self.reload(),
+                Some(users) = self.changed_users.recv() => self.adopt_users(users),
                 _ = signals.interrupt.recv() => break,
                 _ = signals.terminate.recv() => {
                     self.drain(&mut signals).await;
@@ -167,19 +174,37 @@ impl Control {
             Ok(own) => self.own = own,
             Err(error) => tracing::error!("{error}"),
         }
-        match rules::build(&merged, &self.context, &self.own) {
+        match rules::build(&merged, &self.context, &self.own, &self.users) {
             Err(error) => tracing::error!("not reloaded, the old configuration stays: {error}"),
             Ok(rules) => {
                 self.configure(rules);
                 self.level.set(merged.log.level);
+                if let Some(zones) = &self.zones {
+                    zones.set(merged.quota.time_zone.clone());
+                }
                 self.config = merged;
                 tracing::info!("reloaded");
             }
         }
     }
 
+    /// The table of users has changed.
+    fn adopt_users(&mut self, users: Vec<UserRow>) {
+        self.users = users;
+        match rules::build(&self.config, &self.context, &self.own, &self.users) {
+            Ok(rules) => {
+                self.configure(rules);
+                tracing::info!(users = self.users.len(), "users of the database changed");
+            }
+            Err(error) => tracing::error!("the users of before stay: {error}"),
+        }
+    }
+
     fn configure(&self, rules: turnway_relay::Config) {
         let rules = Arc::new(rules);
+        // The ledger first: a shard that knows a limit finds it there.
+        let quotas = Arc::clone(&rules.quotas);
+        self.view.ledger.lock().configure(quotas, clock().mono_ns);
         for mailbox in self.mailboxes.iter() {
             mailbox.send(Command::Configure(Arc::clone(&rules)));
         }
@@ -194,7 +219,7 @@ impl Control {
         }
         tracing::info!(addresses = ?own, "this machine's addresses changed");
         self.own = own;
-        match rules::build(&self.config, &self.context, &self.own) {
+        match rules::build(&self.config, &self.context, &self.own, &self.users) {
             Ok(rules) => self.configure(rules),
             Err(error) => tracing::error!("{error}"),
         }
@@ -218,6 +243,7 @@ impl Control {
             tokio::select! {
                 _ = look.tick() => {}
                 _ = around.tick() => self.look_around(),
+                Some(users) = self.changed_users.recv() => self.adopt_users(users),
                 _ = tick.tick() => {
                     self.on_tick();
                     notify(&[NotifyState::ExtendTimeoutUsec(EXTENSION.as_micros() as u32)]);

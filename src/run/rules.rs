@@ -1,14 +1,18 @@
 //! From the configuration to the rules of `turnway-relay`.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use turnway_relay::auth::{Auth, AuthConfig, StaticUser, UserCredential};
+use turnway_relay::auth::{Auth, AuthConfig, StaticUser, UserCredential, opaque_string};
 use turnway_relay::limits::Limits;
 use turnway_relay::policy::{Policy, PolicyConfig};
+use turnway_relay::quota::Quotas;
 use zeroize::Zeroizing;
 
 use super::ServeError;
-use crate::config::{Config, Credential};
+use crate::config::{AdminListen, Config, Credential};
+use crate::database::{Overrides, UserRow};
 use crate::ports::RelayAddrs;
 
 /// What outlives reloads.
@@ -30,13 +34,14 @@ impl NonceSecret {
     }
 }
 
-/// The rules that a configuration means.
+/// The rules that a configuration means, with the users of the database.
 pub(super) fn build(
     config: &Config,
     context: &Context,
     own: &[IpAddr],
+    users: &[UserRow],
 ) -> Result<turnway_relay::Config, String> {
-    let auth = Auth::new(auth(config, &context.nonce_secret))
+    let auth = Auth::new(auth(config, users, &context.nonce_secret))
         .map_err(|error| format!("[auth]: {error}"))?;
     let limits = &config.limits;
     Ok(turnway_relay::Config {
@@ -49,12 +54,13 @@ pub(super) fn build(
             max_lifetime_s: u32::try_from(limits.max_lifetime.as_secs()).unwrap_or(u32::MAX),
             icmp_per_second: limits.icmp_per_allocation.per_second,
         },
+        quotas: Arc::new(quotas(config, users)),
         v4: context.relays.iter().any(|relay| relay.local.is_ipv4()),
         v6: context.relays.iter().any(|relay| relay.local.is_ipv6()),
     })
 }
 
-fn auth(config: &Config, nonce_secret: &NonceSecret) -> AuthConfig {
+fn auth(config: &Config, rows: &[UserRow], nonce_secret: &NonceSecret) -> AuthConfig {
     let auth = &config.auth;
     let nonce_secret = auth
         .nonce_secret
@@ -65,17 +71,14 @@ fn auth(config: &Config, nonce_secret: &NonceSecret) -> AuthConfig {
         Credential::Md5(key) => UserCredential::Md5Key(*key.expose()),
         Credential::Sha256(key) => UserCredential::Sha256Key(*key.expose()),
     };
+    let configured = auth.users.iter().map(|user| StaticUser {
+        name: user.name.clone(),
+        credential: credential(&user.credential),
+    });
     AuthConfig {
         realm: config.realm.clone(),
-        users: auth
-            .users
-            .iter()
-            .map(|user| StaticUser {
-                name: user.name.clone(),
-                credential: credential(&user.credential),
-            })
-            .collect(),
-        users_elsewhere: false,
+        users: configured.chain(from_database(config, rows)).collect(),
+        users_elsewhere: auth.database.is_some(),
         rest_secrets: auth
             .rest_secrets
             .iter()
@@ -92,6 +95,9 @@ fn policy(config: &Config, relays: &[RelayAddrs], own: &[IpAddr]) -> PolicyConfi
     let mut listeners: Vec<SocketAddr> =
         config.listen.iter().map(|listen| listen.address).collect();
     listeners.extend(config.metrics.listen);
+    if let Some(AdminListen::Tcp(address)) = &config.admin.listen {
+        listeners.push(*address);
+    }
     PolicyConfig {
         allow: config.peers.allow.clone(),
         deny: config.peers.deny.clone(),
@@ -99,5 +105,45 @@ fn policy(config: &Config, relays: &[RelayAddrs], own: &[IpAddr]) -> PolicyConfi
         listeners,
         own: own.to_vec(),
         relays: relays.iter().map(|relay| (relay.local, relay.external)).collect(),
+    }
+}
+
+/// The users of the database that have a password. One whom the configuration names as well has
+/// the password that stands there.
+fn from_database<'a>(
+    config: &'a Config,
+    rows: &'a [UserRow],
+) -> impl Iterator<Item = StaticUser> + 'a {
+    let configured: BTreeSet<Vec<u8>> =
+        config.auth.users.iter().filter_map(|user| prepared(&user.name)).collect();
+    rows.iter().filter(move |row| !configured.contains(&row.name)).filter_map(|row| {
+        let name = String::from_utf8(row.name.clone()).ok()?;
+        let credential = match (&row.md5, &row.sha256) {
+            (Some(md5), Some(sha256)) => UserCredential::Keys { md5: **md5, sha256: **sha256 },
+            (Some(md5), None) => UserCredential::Md5Key(**md5),
+            (None, Some(sha256)) => UserCredential::Sha256Key(**sha256),
+            (None, None) => return None,
+        };
+        Some(StaticUser { name, credential })
+    })
+}
+
+fn prepared(name: &str) -> Option<Vec<u8>> {
+    opaque_string(name.as_bytes()).map(|name| name.into_owned().into_bytes())
+}
+
+fn quotas(config: &Config, rows: &[UserRow]) -> Quotas {
+    let quota = &config.quota;
+    let limited = rows.iter().filter(|row| row.overrides != Overrides::default());
+    Quotas {
+        default: quota.user,
+        users: limited
+            .map(|row| (Arc::from(&*row.name), row.overrides.over(&quota.user)))
+            .collect(),
+        realm_allocations: quota.realm_allocations,
+        realm_bandwidth: quota.realm_bandwidth,
+        total_bandwidth: config.limits.bandwidth,
+        prefix: quota.prefix,
+        count_volume: config.auth.database.is_some(),
     }
 }

@@ -71,7 +71,12 @@ impl Shard {
         batch: &ReceiveBatch,
     ) {
         let data = &batch.data(slot)[range.clone()];
-        match self.parts.server.route_client(client, data, ip, self.now) {
+        let mut route = self.parts.server.route_client(client, data, ip, self.now);
+        if matches!(route, Route::Lease) {
+            self.exchange();
+            route = self.parts.server.route_client(client, data, ip, self.now);
+        }
+        match route {
             Route::ToPeer { via, to, skip, len, dont_fragment, ip } => {
                 let Some(socket) = self.relays.get(via) else {
                     return;
@@ -96,7 +101,7 @@ impl Shard {
                 self.parts.server.handle(event, self.now, &mut self.reply[..]);
                 self.carry_out(batch);
             }
-            Route::ToClient { .. } | Route::Drop(_) => {}
+            Route::ToClient { .. } | Route::Drop(_) | Route::Lease => {}
         }
     }
 
@@ -119,7 +124,11 @@ impl Shard {
             let ip = ip_fields(&received);
             for range in received.segments() {
                 let (from, len) = (received.from, range.len());
-                let route = self.parts.server.route_peer(id, from, len, ip, self.now);
+                let mut route = self.parts.server.route_peer(id, from, len, ip, self.now);
+                if matches!(route, Route::Lease) {
+                    self.exchange();
+                    route = self.parts.server.route_peer(id, from, len, ip, self.now);
+                }
                 if let Route::ToClient { to, prefix, pad, ip } = route {
                     let payload = Payload { slot, offset: range.start, len };
                     self.queue_for_client(&to, prefix.as_bytes(), payload, pad, ip, batch);

@@ -14,19 +14,21 @@ use turnway_wire::{
 use crate::address::{AllocationId, Now, RelayAddr, RelayId};
 use crate::auth::Identity;
 use crate::effect::{BindFailure, Bound, Effect, Record, Started, Want};
+use crate::ledger::{Grant, Release};
 use crate::limits::{DEFAULT_LIFETIME_S, RESERVATION_LIFETIME_S};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, Quota};
 use crate::request::{Answer, Call};
 use crate::server::Server;
 use crate::table::{AllocateAnswer, Allocation, NewAllocation};
 
-/// An Allocate that waits for its sockets.
+/// An Allocate that waits for the ledger's word and then for its sockets.
 pub(crate) struct Pending {
     id: AllocationId,
     answer: Answer,
     identity: Identity,
+    want: Want,
     lifetime_s: u32,
-    dual: bool,
+    grant: Option<Grant>,
 }
 
 /// IANA's number of UDP: the one relayed transport.
@@ -37,13 +39,7 @@ const UDP: u8 = 17;
 const OLD_ADDITIONAL_ADDRESS_FAMILY: AttributeType = AttributeType(0x8032);
 
 impl Server {
-    pub(crate) fn allocate(
-        &mut self,
-        call: &Call<'_>,
-        identity: Identity,
-        now: Now,
-        out: &mut [u8],
-    ) {
+    pub(crate) fn allocate(&mut self, call: &Call<'_>, identity: Identity, out: &mut [u8]) {
         let want = match self.wanted(call) {
             Ok(want) => want,
             Err(outcome) => return self.error(&call.answer, outcome, out),
@@ -54,21 +50,55 @@ impl Server {
         if self.draining || !self.shared.allocations.try_take() {
             return self.error(&call.answer, Outcome::InsufficientCapacity, out);
         }
-        let id = self.table.reserve();
-        self.effects.push_back(Effect::Bind {
-            allocation: id,
-            want: want.clone(),
-            near: call.answer.client.tuple.server,
-            owner: Arc::clone(identity.account()),
-            until_ns: now.after_s(RESERVATION_LIFETIME_S),
+        self.effects.push_back(Effect::Reserve {
+            account: Arc::clone(identity.account()),
+            client: call.answer.client.tuple.client.ip(),
         });
         self.pending = Some(Box::new(Pending {
-            id,
+            id: self.table.reserve(),
             answer: call.answer.clone(),
             identity,
+            want,
             lifetime_s: self.granted_lifetime_s(lifetime),
-            dual: matches!(want, Want::Both { .. }),
+            grant: None,
         }));
+    }
+
+    /// Goes on with the pending Allocate if no quota is in its way.
+    //= rfc8656#section-7.2
+    //# At any point, the server MAY choose to reject the request with a 486 (Allocation Quota
+    //# Reached) error if it feels the client is trying to exceed some locally defined allocation
+    //# quota.
+    pub(crate) fn reserved(&mut self, reserved: Result<Grant, Quota>, now: Now, out: &mut [u8]) {
+        let Some(mut pending) = self.pending.take() else { return };
+        match reserved {
+            Err(quota) => {
+                self.stats.quota_refusals[quota.index()] += 1;
+                self.give_up(&pending);
+                self.error(&pending.answer, Outcome::QuotaReached, out);
+            }
+            Ok(grant) => {
+                pending.grant = Some(grant);
+                self.effects.push_back(Effect::Bind {
+                    allocation: pending.id,
+                    want: pending.want.clone(),
+                    near: pending.answer.client.tuple.server,
+                    owner: Arc::clone(pending.identity.account()),
+                    until_ns: now.after_s(RESERVATION_LIFETIME_S),
+                });
+                self.pending = Some(pending);
+            }
+        }
+    }
+
+    /// Gives back all that an Allocate held that becomes no allocation.
+    fn give_up(&mut self, pending: &Pending) {
+        self.table.unreserve(pending.id);
+        self.shared.allocations.give_back();
+        if let Some(Grant { user, prefix }) = pending.grant {
+            let release = Release { user, prefix, last: None };
+            self.effects.push_back(Effect::Release(Box::new(release)));
+        }
     }
 
     /// Checks 3 to 9 of section 7.2: what relayed transport address is asked for.
@@ -138,13 +168,14 @@ impl Server {
 
     /// Makes the pending Allocate an allocation, or refuses it.
     pub(crate) fn bound(&mut self, bound: Bound, now: Now, out: &mut [u8]) {
-        let pending = self.pending.take_if(|pending| pending.id == bound.allocation);
+        let is_it =
+            |pending: &mut Box<Pending>| pending.id == bound.allocation && pending.grant.is_some();
+        let pending = self.pending.take_if(is_it);
         let Some(pending) = pending else { return self.close_unwanted(&bound) };
         let address = |bound: Option<Result<RelayAddr, BindFailure>>| bound.and_then(Result::ok);
         let (v4, v6) = (address(bound.v4), address(bound.v6));
         if v4.is_none() && v6.is_none() {
-            self.table.unreserve(pending.id);
-            self.shared.allocations.give_back();
+            self.give_up(&pending);
             let supported = self.config.v4 || self.config.v6;
             let outcome =
                 if supported { Outcome::InsufficientCapacity } else { Outcome::FamilyNotSupported };
@@ -154,7 +185,10 @@ impl Server {
             transaction: pending.answer.transaction,
             lifetime_s: pending.lifetime_s,
             reservation: bound.reservation,
-            failed: if pending.dual { self.partial_failure(v4, v6) } else { None },
+            failed: match pending.want {
+                Want::Both { .. } => self.partial_failure(v4, v6),
+                Want::Any(_) | Want::Even(_) | Want::EvenAndReserve(_) | Want::Reserved(_) => None,
+            },
             v4,
             v6,
         };
@@ -162,8 +196,10 @@ impl Server {
     }
 
     fn start(&mut self, pending: Pending, answer: AllocateAnswer, now: Now, out: &mut [u8]) {
+        let Some(grant) = pending.grant else { return };
         let client = pending.answer.client;
         let session = self.new_session();
+        let meter = self.meters.join(pending.identity.account(), grant, now.mono_ns);
         self.effects.push_back(Effect::Log(Record::Started(Box::new(Started {
             session,
             user: Arc::clone(pending.identity.user()),
@@ -176,6 +212,7 @@ impl Server {
             client,
             identity: pending.identity,
             session,
+            meter,
             now,
             answer,
         });
@@ -238,8 +275,7 @@ impl Server {
     /// promise, and no slot or count may be lost for it.
     pub(crate) fn abandon_pending(&mut self) {
         if let Some(pending) = self.pending.take() {
-            self.table.unreserve(pending.id);
-            self.shared.allocations.give_back();
+            self.give_up(&pending);
         }
     }
 }

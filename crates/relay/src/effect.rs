@@ -1,7 +1,7 @@
 //! What the world tells the rules ([`Event`]), what the rules want of it ([`Effect`]), and what
 //! becomes of one datagram ([`Route`]).
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use turnway_wire::{Family, Prefix};
@@ -9,7 +9,8 @@ use turnway_wire::{Family, Prefix};
 use crate::address::{
     AllocationId, Client, FiveTuple, IpFields, Link, PeerAddr, RelayAddr, RelayId,
 };
-use crate::outcome::{AuthFailure, EndReason, Reason};
+use crate::ledger::{Grant, Release};
+use crate::outcome::{AuthFailure, EndReason, Period, Quota, Reason};
 use crate::server::Config;
 
 /// Something that happened.
@@ -22,6 +23,8 @@ pub enum Event<'a> {
         /// The whole message.
         data: &'a [u8],
     },
+    /// [`Effect::Reserve`] was carried out: what the ledger said.
+    Reserved(Result<Grant, Quota>),
     /// [`Effect::Bind`] was carried out, whatever became of it.
     Bound(Bound),
     /// An ICMP error came back for a datagram sent from a relayed transport address.
@@ -42,6 +45,13 @@ pub enum Event<'a> {
     Configure(Arc<Config>),
     /// From now on no new allocation is made (508); existing ones live on.
     Drain,
+    /// The ledger has answered what [`crate::Server::exchange`] said.
+    Exchanged,
+    /// The operator ends an allocation.
+    Kill {
+        /// Its number, as in [`Started`].
+        session: u64,
+    },
 }
 
 /// An ICMP error's content (RFC 8656 section 11.5).
@@ -119,6 +129,18 @@ pub enum Effect {
         /// Bytes written.
         len: usize,
     },
+    /// Have the ledger count an allocation that is about to be made, then answer with
+    /// [`Event::Reserved`] before the next request.
+    Reserve {
+        /// Whose.
+        account: Arc<[u8]>,
+        /// The client's address.
+        client: IpAddr,
+    },
+    /// Have the ledger count one allocation less.
+    Release(Box<Release>),
+    /// Show the ledger [`crate::Server::exchange`], then say [`Event::Exchanged`].
+    Exchange,
     /// Bind relay sockets, then answer with [`Event::Bound`] before the next request.
     Bind {
         /// The place in the table that the allocation will have.
@@ -176,6 +198,17 @@ pub enum Record {
     Ended(Box<Ended>),
     /// A request was refused for its credentials (rate-limited).
     AuthFailed(Box<AuthFailed>),
+    /// A user's volume is used up.
+    VolumeSpent(Box<VolumeSpent>),
+}
+
+/// The volume of an account is used up; it relays no more until the period ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeSpent {
+    /// Whose. Hostile bytes: escape before printing.
+    pub account: Arc<[u8]>,
+    /// Of which period.
+    pub period: Period,
 }
 
 /// The beginning of an allocation.
@@ -273,6 +306,9 @@ pub enum Route {
         /// Header fields to send with; `None`: the system's own.
         ip: Option<IpFields>,
     },
+    /// A lease has run out: show the ledger [`crate::Server::exchange`], say [`Event::Exchanged`],
+    /// and ask about the same datagram again. It is not answered so twice.
+    Lease,
     /// Not a relayed datagram: give it to `handle` as [`Event::Request`].
     Request,
     /// Drop it; already counted.

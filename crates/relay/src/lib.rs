@@ -10,6 +10,8 @@
 //! * `request` and then one file per method: `binding`, `allocate`, `refresh`, `permission`,
 //!   `channel`; `icmp` for what comes back from the network.
 //! * [`auth`]: who may; [`policy`]: whereto; [`ports`]: from which port; [`limits`]: how much.
+//! * [`quota`]: what a user may use; [`ledger`]: what all shards use of it; `meter`: one shard's
+//!   part of it, datagram by datagram; [`session`]: what can be seen of an allocation.
 //! * [`outcome`], [`stats`]: the vocabulary of logs, metrics and tests.
 
 #![forbid(unsafe_code)]
@@ -18,11 +20,14 @@ pub mod address;
 mod allocate;
 pub mod auth;
 mod binding;
+mod bucket;
 mod channel;
 pub mod effect;
 mod icmp;
+pub mod ledger;
 mod lifetime;
 pub mod limits;
+mod meter;
 pub mod outcome;
 mod permission;
 pub mod policy;
@@ -32,6 +37,7 @@ mod refresh;
 mod request;
 mod route;
 pub mod server;
+pub mod session;
 pub mod shared;
 pub mod stats;
 mod table;
@@ -41,7 +47,10 @@ pub use address::{
     AllocationId, Client, FiveTuple, IpFields, Link, Now, PeerAddr, RelayAddr, RelayId, Transport,
 };
 pub use effect::{BindFailure, Bound, Effect, Event, IcmpError, Record, Route, Traffic, Want};
-pub use outcome::{EndReason, Outcome, Reason, Request};
+pub use ledger::Ledger;
+pub use outcome::{EndReason, Outcome, Period, Quota, Reason, Request};
+pub use quota::Quotas;
 pub use server::{Config, Seed, Server};
+pub use session::{Session, SessionFilter};
 pub use shared::Shared;
 pub use stats::Stats;

@@ -90,6 +90,8 @@ impl Server {
         *self.stats.allocations_mut(allocation.client.tuple.transport) -= 1;
         self.stats.allocations_ended[reason.index()] += 1;
         self.shared.allocations.give_back();
+        let release = self.meters.leave(&allocation.meter);
+        self.effects.push_back(Effect::Release(Box::new(release)));
         let lived_ns = now.mono_ns.saturating_sub(allocation.created_ns);
         self.effects.push_back(Effect::Log(Record::Ended(Box::new(Ended {
             session: allocation.session,
@@ -106,6 +108,7 @@ impl Server {
     /// Adopts a new configuration. Cached keys are checked again at the next request, and what
     /// the new peer policy forbids ends at once.
     pub(crate) fn configure(&mut self, config: Arc<Config>) {
+        self.meters.configure(Arc::clone(&config.quotas));
         self.config = config;
         for slot in 0..self.table.slots() {
             if let Some(id) = self.table.occupant(slot) {

@@ -67,6 +67,16 @@ vocabulary! {
         RateLimited = "rate_limited",
         /// An ICMP error that is not relayed (no permission, type, or rate).
         IcmpIgnored = "icmp_ignored",
+        /// Over the bandwidth of one allocation.
+        AllocationBandwidth = "allocation_bandwidth",
+        /// Over the bandwidth of the user.
+        UserBandwidth = "user_bandwidth",
+        /// Over the bandwidth of the realm.
+        RealmBandwidth = "realm_bandwidth",
+        /// Over the bandwidth of the server.
+        TotalBandwidth = "total_bandwidth",
+        /// The user's volume of the day or the month is used up.
+        VolumeSpent = "volume_spent",
     }
 }
 
@@ -129,6 +139,32 @@ vocabulary! {
         Disconnected = "disconnected",
         /// The server stopped.
         Shutdown = "shutdown",
+        /// The operator ended it.
+        Killed = "killed",
+    }
+}
+
+vocabulary! {
+    /// The quotas that refuse an Allocate with 486.
+    Quota {
+        /// Allocations of the user.
+        UserAllocations = "user_allocations",
+        /// Allocations of the client's address prefix.
+        PrefixAllocations = "prefix_allocations",
+        /// Allocations of the realm.
+        RealmAllocations = "realm_allocations",
+        /// The user's volume of the day or the month.
+        UserVolume = "user_volume",
+    }
+}
+
+vocabulary! {
+    /// The periods that volume is counted in.
+    Period {
+        /// A calendar day.
+        Day = "day",
+        /// A calendar month.
+        Month = "month",
     }
 }
 

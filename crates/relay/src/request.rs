@@ -129,7 +129,7 @@ impl Server {
     ) {
         let Some(id) = id else {
             return match (call.answer.request, fresh) {
-                (Request::Allocate, Some(identity)) => self.allocate(call, identity, now, out),
+                (Request::Allocate, Some(identity)) => self.allocate(call, identity, out),
                 //= rfc8656#section-5
                 //# For all TURN messages (including ChannelData) EXCEPT an Allocate request, if the
                 //# 5-tuple does not identify an existing allocation, then the message MUST either be

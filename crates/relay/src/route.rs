@@ -7,6 +7,8 @@ use turnway_wire::{
 
 use crate::address::{Client, IpFields, Now, PeerAddr, RelayId};
 use crate::effect::Route;
+use crate::ledger::Direction;
+use crate::meter::Admission;
 use crate::outcome::Reason;
 use crate::server::Server;
 use crate::table::Allocation;
@@ -91,6 +93,13 @@ impl Server {
         if len > UDP_PAYLOAD_MAX {
             return Err(Reason::TooLarge);
         }
+        if self.meters.on() {
+            match self.meters.admit(&mut allocation.meter, Direction::ToPeer, len, now) {
+                Admission::Pass => {}
+                Admission::Lease => return Ok(Route::Lease),
+                Admission::Drop(reason) => return Err(reason),
+            }
+        }
         allocation.traffic.count_to_peer(len);
         self.stats.traffic_mut(from.tuple.transport).count_to_peer(len);
         Ok(Route::ToPeer {
@@ -148,6 +157,14 @@ impl Server {
         let (Ok(skip), 0..=UDP_PAYLOAD_MAX) = (skip, payload.len()) else {
             return Err(Reason::TooLarge);
         };
+        if self.meters.on() {
+            let len = payload.len();
+            match self.meters.admit(&mut allocation.meter, Direction::ToPeer, len, now) {
+                Admission::Pass => {}
+                Admission::Lease => return Ok(Route::Lease),
+                Admission::Drop(reason) => return Err(reason),
+            }
+        }
         allocation.traffic.count_to_peer(payload.len());
         self.stats.traffic_mut(from.tuple.transport).count_to_peer(payload.len());
         Ok(Route::ToPeer {
@@ -211,6 +228,13 @@ impl Server {
         let whole = prefix.as_bytes().len() + len + pad;
         if whole > if stream { STUN_LENGTH_MAX } else { UDP_PAYLOAD_MAX } {
             return Err(Reason::TooLarge);
+        }
+        if self.meters.on() {
+            match self.meters.admit(&mut allocation.meter, Direction::ToClient, len, now) {
+                Admission::Pass => {}
+                Admission::Lease => return Ok(Route::Lease),
+                Admission::Drop(reason) => return Err(reason),
+            }
         }
         allocation.traffic.count_to_client(len);
         self.stats.traffic_mut(client.tuple.transport).count_to_client(len);

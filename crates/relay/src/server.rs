@@ -12,10 +12,13 @@ use turnway_wire::{Family, TransactionId};
 use crate::address::{FiveTuple, Now};
 use crate::allocate::Pending;
 use crate::auth::Auth;
-use crate::effect::{Effect, Event};
+use crate::effect::{Effect, Event, Record, VolumeSpent};
+use crate::ledger::Exchange;
 use crate::limits::Limits;
+use crate::meter::Meters;
 use crate::outcome::EndReason;
 use crate::policy::Policy;
+use crate::quota::Quotas;
 use crate::shared::Shared;
 use crate::stats::Stats;
 use crate::table::{Table, Window};
@@ -30,6 +33,8 @@ pub struct Config {
     pub policy: Policy,
     /// What bounds a server.
     pub limits: Limits,
+    /// What users may use. The ledger must know the same.
+    pub quotas: Arc<Quotas>,
     /// Whether there are IPv4 relay addresses.
     pub v4: bool,
     /// Whether there are IPv6 relay addresses.
@@ -52,6 +57,7 @@ pub struct Server {
     pub(crate) shared: Arc<Shared>,
     pub(crate) table: Table,
     pub(crate) timers: Timers,
+    pub(crate) meters: Meters,
     pub(crate) effects: VecDeque<Effect>,
     pub(crate) stats: Stats,
     pub(crate) pending: Option<Box<Pending>>,
@@ -75,11 +81,13 @@ pub struct Seed {
 impl Server {
     /// An empty server.
     pub fn new(config: Arc<Config>, shared: Arc<Shared>, seed: Seed) -> Self {
+        let meters = Meters::new(Arc::clone(&config.quotas));
         Self {
             config,
             shared,
             table: Table::new(seed.random),
             timers: Timers::default(),
+            meters,
             effects: VecDeque::with_capacity(16),
             stats: Stats::default(),
             pending: None,
@@ -98,7 +106,9 @@ impl Server {
     pub fn handle(&mut self, event: Event<'_>, now: Now, out: &mut [u8]) {
         match event {
             Event::Request { from, data } => self.request(from, data, now, out),
+            Event::Reserved(reserved) => self.reserved(reserved, now, out),
             Event::Bound(bound) => self.bound(bound, now, out),
+            Event::Exchanged => self.exchanged(now),
             Event::Icmp { relay, peer, error } => self.icmp(relay, peer, error, now, out),
             Event::Disconnected { tuple } => {
                 if let Some(id) = self.table.find(&tuple) {
@@ -107,6 +117,11 @@ impl Server {
             }
             Event::Configure(config) => self.configure(config),
             Event::Drain => self.draining = true,
+            Event::Kill { session } => {
+                if let Some(id) = self.table.find_session(session) {
+                    self.end(id, EndReason::Killed, now);
+                }
+            }
         }
     }
 
@@ -117,12 +132,26 @@ impl Server {
 
     /// When [`Self::expire`] wants to be called next, in `mono_ns`.
     pub fn deadline(&self) -> Option<u64> {
-        self.timers.peek().map(|(deadline_ns, _)| deadline_ns)
+        let timer = self.timers.peek().map(|(deadline_ns, _)| deadline_ns);
+        timer.into_iter().chain(self.meters.due_ns()).min()
+    }
+
+    /// What is to be told to the [`crate::Ledger`], and where it answers: for [`Route::Lease`]
+    /// and [`Effect::Exchange`]. Say [`Event::Exchanged`] then.
+    ///
+    /// [`Route::Lease`]: crate::Route::Lease
+    pub fn exchange(&mut self) -> &mut Exchange {
+        self.meters.exchange()
     }
 
     /// Ends what has run out. Returns true if some is left for another call, so that a mass
     /// expiry does not hold up relaying.
     pub fn expire(&mut self, now: Now) -> bool {
+        if self.meters.due_ns().is_some_and(|due_ns| due_ns <= now.mono_ns)
+            && self.meters.settle(now.mono_ns)
+        {
+            self.effects.push_back(Effect::Exchange);
+        }
         for _ in 0..EXPIRIES_PER_CALL {
             match self.timers.peek() {
                 Some((deadline_ns, slot)) if deadline_ns <= now.mono_ns => self.sweep(slot, now),
@@ -154,6 +183,15 @@ impl Server {
     /// Whether a five-tuple has an allocation: a connection with one may idle, one without not.
     pub fn has_allocation(&self, tuple: &FiveTuple) -> bool {
         self.table.find(tuple).is_some()
+    }
+
+    fn exchanged(&mut self, now: Now) {
+        let (effects, stats) = (&mut self.effects, &mut self.stats);
+        self.meters.exchanged(now.mono_ns, |crossed| {
+            stats.volumes_spent += 1;
+            let crossed = VolumeSpent { account: crossed.account, period: crossed.period };
+            effects.push_back(Effect::Log(Record::VolumeSpent(Box::new(crossed))));
+        });
     }
 
     pub(crate) fn new_session(&mut self) -> u64 {

@@ -2,7 +2,7 @@
 
 use crate::address::Transport;
 use crate::effect::Traffic;
-use crate::outcome::{AuthFailure, EndReason, Outcome, Reason, Request};
+use crate::outcome::{AuthFailure, EndReason, Outcome, Quota, Reason, Request};
 
 /// Counters (they only grow) and gauges (marked as such) of one server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +19,10 @@ pub struct Stats {
     pub requests: [[u64; Outcome::COUNT]; Request::COUNT],
     /// Refused credentials, by [`auth_failure_index`].
     pub auth_failures: [u64; AUTH_FAILURES.len()],
+    /// Allocates refused with 486, by [`Quota::index`].
+    pub quota_refusals: [u64; Quota::COUNT],
+    /// How often a user's volume was used up.
+    pub volumes_spent: u64,
     /// ICMP errors passed on to clients.
     pub icmp_relayed: u64,
     /// Allocations made.
@@ -86,6 +90,8 @@ impl Stats {
         }
         add_all(&mut self.auth_failures, &other.auth_failures);
         add_all(&mut self.allocations_ended, &other.allocations_ended);
+        add_all(&mut self.quota_refusals, &other.quota_refusals);
+        self.volumes_spent += other.volumes_spent;
         self.icmp_relayed += other.icmp_relayed;
         self.allocations_started += other.allocations_started;
         self.udp_allocations += other.udp_allocations;

@@ -14,6 +14,7 @@ use turnway_wire::{Family, TransactionId};
 use crate::address::{AllocationId, Client, FiveTuple, Now, PeerAddr, RelayAddr};
 use crate::auth::Identity;
 use crate::effect::Traffic;
+use crate::meter::Meter;
 use crate::policy::Verdict;
 
 /// All allocations of one server.
@@ -21,6 +22,7 @@ pub(crate) struct Table {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_tuple: HashTable<u32>,
+    by_session: HashTable<u32>,
     hasher: FixedState,
 }
 
@@ -38,6 +40,7 @@ pub(crate) struct Allocation {
     pub(crate) v4: Option<Relay>,
     pub(crate) v6: Option<Relay>,
     pub(crate) traffic: Traffic,
+    pub(crate) meter: Meter,
     pub(crate) identity: Identity,
     pub(crate) session: u64,
     pub(crate) created_ns: u64,
@@ -110,6 +113,7 @@ impl Table {
             slots: Vec::new(),
             free: Vec::new(),
             by_tuple: HashTable::new(),
+            by_session: HashTable::new(),
             hasher: FixedState::with_seed(seed),
         }
     }
@@ -132,9 +136,12 @@ impl Table {
     /// Fills a slot set apart by [`Self::reserve`].
     pub(crate) fn insert(&mut self, id: AllocationId, allocation: Box<Allocation>) {
         let hash = self.hasher.hash_one(allocation.client.tuple);
+        let session = self.hasher.hash_one(allocation.session);
         self.slots[id.slot as usize].allocation = Some(allocation);
         let (slots, hasher) = (&self.slots, &self.hasher);
+        let rehash_session = |&slot: &u32| hasher.hash_one(row(slots, slot).session);
         self.by_tuple.insert_unique(hash, id.slot, |&slot| rehash(slots, hasher, slot));
+        self.by_session.insert_unique(session, id.slot, rehash_session);
     }
 
     pub(crate) fn find(&self, tuple: &FiveTuple) -> Option<AllocationId> {
@@ -143,6 +150,13 @@ impl Table {
             let row = self.slots[slot as usize].allocation.as_deref();
             row.is_some_and(|row| row.client.tuple == *tuple)
         })?;
+        Some(AllocationId { slot, generation: self.slots[slot as usize].generation })
+    }
+
+    pub(crate) fn find_session(&self, session: u64) -> Option<AllocationId> {
+        let hash = self.hasher.hash_one(session);
+        let is_it = |slot: &u32| row(&self.slots, *slot).session == session;
+        let slot = *self.by_session.find(hash, is_it)?;
         Some(AllocationId { slot, generation: self.slots[slot as usize].generation })
     }
 
@@ -175,6 +189,10 @@ impl Table {
         if let Ok(entry) = self.by_tuple.find_entry(hash, |&slot| slot == id.slot) {
             entry.remove();
         }
+        let session = self.hasher.hash_one(allocation.session);
+        if let Ok(entry) = self.by_session.find_entry(session, |&slot| slot == id.slot) {
+            entry.remove();
+        }
         self.shrink();
         Some(allocation)
     }
@@ -192,15 +210,20 @@ impl Table {
     fn shrink(&mut self) {
         if self.by_tuple.len() * 8 < self.by_tuple.capacity() && self.by_tuple.capacity() > 1024 {
             let (slots, hasher) = (&self.slots, &self.hasher);
+            let rehash_session = |&slot: &u32| hasher.hash_one(row(slots, slot).session);
             self.by_tuple.shrink_to(self.by_tuple.len() * 2, |&slot| rehash(slots, hasher, slot));
+            self.by_session.shrink_to(self.by_session.len() * 2, rehash_session);
         }
     }
 }
 
 fn rehash(slots: &[Slot], hasher: &FixedState, slot: u32) -> u64 {
+    hasher.hash_one(row(slots, slot).client.tuple)
+}
+
+fn row(slots: &[Slot], slot: u32) -> &Allocation {
     let row = slots[slot as usize].allocation.as_deref();
-    let row = row.expect("the index holds occupied slots only");
-    hasher.hash_one(row.client.tuple)
+    row.expect("the indices hold occupied slots only")
 }
 
 /// What a new allocation is made of.
@@ -208,6 +231,7 @@ pub(crate) struct NewAllocation {
     pub(crate) client: Client,
     pub(crate) identity: Identity,
     pub(crate) session: u64,
+    pub(crate) meter: Meter,
     pub(crate) now: Now,
     pub(crate) answer: AllocateAnswer,
 }
@@ -224,6 +248,7 @@ impl Allocation {
             v4: new.answer.v4.map(relay),
             v6: new.answer.v6.map(relay),
             traffic: Traffic::default(),
+            meter: new.meter,
             identity: new.identity,
             session: new.session,
             created_ns: new.now.mono_ns,

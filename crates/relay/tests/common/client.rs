@@ -290,8 +290,12 @@ impl TestClient {
         data: &[u8],
         ip: Option<IpFields>,
     ) -> Result<Sent, Reason> {
-        let server = &mut world.servers[self.shard];
-        match server.route_client(&self.at, data, ip, world.now) {
+        let mut route = world.servers[self.shard].route_client(&self.at, data, ip, world.now);
+        if matches!(route, Route::Lease) {
+            world.exchange(self.shard);
+            route = world.servers[self.shard].route_client(&self.at, data, ip, world.now);
+        }
+        match route {
             Route::ToPeer { via, to, skip, len, dont_fragment, ip } => Ok(Sent {
                 from: world.sockets[self.shard][&via],
                 to,
@@ -300,7 +304,7 @@ impl TestClient {
                 ip,
             }),
             Route::Drop(reason) => Err(reason),
-            route @ (Route::ToClient { .. } | Route::Request) => {
+            route @ (Route::ToClient { .. } | Route::Request | Route::Lease) => {
                 panic!("{route:?} for a datagram to a peer")
             }
         }

@@ -15,8 +15,8 @@ use turnway_relay::policy::{Policy, PolicyConfig};
 use turnway_relay::ports::{Parity, PortPool};
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
 use turnway_relay::{
-    AllocationId, BindFailure, Bound, Client, Config, Effect, Event, IcmpError, IpFields, Now,
-    Reason, Record, RelayAddr, RelayId, Route, Seed, Server, Shared, Stats, Want,
+    AllocationId, BindFailure, Bound, Client, Config, Effect, Event, IcmpError, IpFields, Ledger,
+    Now, Quotas, Reason, Record, RelayAddr, RelayId, Route, Seed, Server, Shared, Stats, Want,
 };
 use turnway_wire::{ChannelData, Data, Family, Message, Method, XorPeerAddress};
 
@@ -51,6 +51,7 @@ pub(crate) struct Settings {
     pub(crate) enforce_expiry: bool,
     pub(crate) nonce_lifetime_s: u32,
     pub(crate) limits: Limits,
+    pub(crate) quotas: Quotas,
     pub(crate) v4: bool,
     pub(crate) v6: bool,
     pub(crate) allow: Vec<&'static str>,
@@ -73,6 +74,7 @@ impl Default for Settings {
             enforce_expiry: true,
             nonce_lifetime_s: 3600,
             limits: Limits::default(),
+            quotas: Quotas::default(),
             v4: true,
             v6: true,
             allow: vec!["198.51.100.0/24", "2001:db8:99::/48"],
@@ -116,6 +118,7 @@ impl Settings {
             auth: Auth::new(auth).unwrap(),
             policy: Policy::new(policy),
             limits: self.limits.clone(),
+            quotas: Arc::new(self.quotas.clone()),
             v4: self.v4,
             v6: self.v6,
         })
@@ -128,6 +131,7 @@ pub(crate) struct World {
     pub(crate) servers: Vec<Server>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: PortPool,
+    pub(crate) ledger: Ledger,
     /// The relay sockets of each server.
     pub(crate) sockets: Vec<HashMap<RelayId, SocketAddr>>,
     /// What listeners of channels know: until when each may be relayed.
@@ -155,6 +159,7 @@ impl World {
         };
         Self {
             now: Now { mono_ns: 77 * SECOND_NS, unix_s: EPOCH_S },
+            ledger: Ledger::new(Arc::clone(&config.quotas), 77 * SECOND_NS),
             servers: (0..settings.servers).map(server).collect(),
             shared: Arc::clone(&shared),
             pool: PortPool::new(&locals, settings.ports.0..=settings.ports.1),
@@ -191,6 +196,14 @@ impl World {
                     let bound = self.bind(shard, allocation, want, near.ip(), owner, until_ns);
                     self.servers[shard].handle(Event::Bound(bound), self.now, out);
                 }
+                Effect::Reserve { account, client } => {
+                    let reserved = self.ledger.reserve(&account, client, self.now.mono_ns);
+                    self.servers[shard].handle(Event::Reserved(reserved), self.now, out);
+                }
+                Effect::Release(mut release) => {
+                    self.ledger.release(shard as u16, &mut release, self.now.mono_ns);
+                }
+                Effect::Exchange => self.exchange(shard),
                 Effect::Close { relay } => {
                     let local = self.sockets[shard].remove(&relay);
                     let local = local.expect("a relay socket is closed once");
@@ -210,6 +223,13 @@ impl World {
             }
         }
         reply
+    }
+
+    /// Lets a shard and the ledger speak.
+    pub(crate) fn exchange(&mut self, shard: usize) {
+        let server = &mut self.servers[shard];
+        self.ledger.exchange(shard as u16, server.exchange(), self.now.mono_ns);
+        server.handle(Event::Exchanged, self.now, &mut []);
     }
 
     fn bind(
@@ -334,7 +354,11 @@ impl World {
         ip: Option<IpFields>,
     ) -> Result<Delivered, Reason> {
         let (shard, relay) = self.owner_of(relay).expect("a bound relay socket");
-        let route = self.servers[shard].route_peer(relay, from, payload.len(), ip, self.now);
+        let mut route = self.servers[shard].route_peer(relay, from, payload.len(), ip, self.now);
+        if matches!(route, Route::Lease) {
+            self.exchange(shard);
+            route = self.servers[shard].route_peer(relay, from, payload.len(), ip, self.now);
+        }
         match route {
             Route::ToClient { to, prefix, pad, ip } => {
                 let mut bytes = prefix.as_bytes().to_vec();
@@ -343,7 +367,9 @@ impl World {
                 Ok(Delivered { to, bytes, ip })
             }
             Route::Drop(reason) => Err(reason),
-            Route::ToPeer { .. } | Route::Request => panic!("{route:?} for a peer's datagram"),
+            Route::ToPeer { .. } | Route::Request | Route::Lease => {
+                panic!("{route:?} for a peer's datagram")
+            }
         }
     }
 
@@ -390,6 +416,7 @@ impl World {
         assert!(self.sockets.iter().all(HashMap::is_empty));
         assert!(self.channels.iter().all(HashMap::is_empty));
         assert!(self.servers.iter().all(|s| s.allocations() == 0 && s.deadline().is_none()));
+        assert_eq!((self.ledger.allocations(), self.ledger.users()), (0, 0));
     }
 }
 

@@ -43,7 +43,7 @@ const SEEDS: u64 = 20;
 
 /// What the servers may hold on to when everything has ended: tables keep their slots, each of
 /// which remembers how often it was used, and queues their capacity.
-const KEPT_BYTES_MAX: i64 = 64 * 1024;
+const KEPT_BYTES_MAX: i64 = 128 * 1024;
 /// What a second day like the first may add to that: a table doubles if a peak is higher by one
 /// allocation. To lose 8 bytes with every session would be 100 KiB.
 const GROWTH_BYTES_MAX: i64 = 32 * 1024;

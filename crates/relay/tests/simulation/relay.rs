@@ -8,7 +8,7 @@ use turnway_relay::limits::Limits;
 use turnway_relay::policy::{Policy, PolicyConfig};
 use turnway_relay::ports::PortPool;
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
-use turnway_relay::{Config, Seed, Server, Shared, Stats};
+use turnway_relay::{Config, Ledger, Quotas, Seed, Server, Shared, Stats};
 
 use crate::plan::{FIRST_PORT, LISTENER_PORT, OWN, OWN_EXTERNAL, PORTS, REALM, SHARDS};
 use crate::rng::Rng;
@@ -22,6 +22,7 @@ pub(crate) struct Relay {
     pub(crate) config: Arc<Config>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: PortPool,
+    pub(crate) ledger: Ledger,
     pub(crate) servers: Vec<Server>,
     /// What the simulation counted, to be compared with what the servers say.
     pub(crate) tally: Vec<Stats>,
@@ -46,6 +47,7 @@ impl Relay {
         let servers = (0..SHARDS).map(server).collect();
         Self {
             servers,
+            ledger: Ledger::new(Arc::clone(&config.quotas), 0),
             pool: PortPool::new(&OWN, FIRST_PORT..=FIRST_PORT + PORTS - 1),
             tally: vec![Stats::default(); SHARDS],
             config,
@@ -89,6 +91,7 @@ pub(crate) fn config(rest: bool) -> Config {
             ..PolicyConfig::default()
         }),
         limits: Limits::default(),
+        quotas: Arc::new(Quotas::default()),
         v4: true,
         v6: true,
     }

@@ -79,7 +79,9 @@ impl World<'_> {
                 self.totals.relayed += 1;
                 self.leave(author, relay.local, to, payload.to_vec());
             }
-            Route::ToClient { .. } => panic!("a client's datagram went to a client"),
+            Route::ToClient { .. } | Route::Lease => {
+                panic!("a client's datagram went elsewhere")
+            }
         }
     }
 
@@ -120,7 +122,9 @@ impl World<'_> {
                 assert_eq!(sent, one_hop_less);
                 (client, prefix, pad)
             }
-            Route::ToPeer { .. } | Route::Request => panic!("a peer's datagram went elsewhere"),
+            Route::ToPeer { .. } | Route::Request | Route::Lease => {
+                panic!("a peer's datagram went elsewhere")
+            }
         };
         let Some((held, channel)) = wanted else {
             panic!("relayed from {from} to {client:?} without permission");
@@ -272,6 +276,16 @@ impl World<'_> {
                     let now = self.now();
                     self.relay.servers[shard].handle(Event::Bound(bound), now, out);
                 }
+                Effect::Reserve { account, client } => {
+                    let now = self.now();
+                    let reserved = self.relay.ledger.reserve(&account, client, now.mono_ns);
+                    self.relay.servers[shard].handle(Event::Reserved(reserved), now, out);
+                }
+                Effect::Release(mut release) => {
+                    let now_ns = self.now().mono_ns;
+                    self.relay.ledger.release(shard as u16, &mut release, now_ns);
+                }
+                Effect::Exchange => self.exchange(shard),
                 Effect::Close { relay } => self.close(shard, relay),
                 Effect::ChannelUp(path) => self.channel_up(shard, path),
                 Effect::ChannelDown { relay, number, peer } => {
@@ -284,11 +298,20 @@ impl World<'_> {
                 Effect::Log(turnway_relay::Record::Ended(ended)) => {
                     self.ended(shard, cause, &ended);
                 }
-                Effect::Log(turnway_relay::Record::AuthFailed(_)) => {}
+                Effect::Log(
+                    turnway_relay::Record::AuthFailed(_) | turnway_relay::Record::VolumeSpent(_),
+                ) => {}
             }
         }
         self.arm(shard);
         replies
+    }
+
+    fn exchange(&mut self, shard: usize) {
+        let now = self.now();
+        let server = &mut self.relay.servers[shard];
+        self.relay.ledger.exchange(shard as u16, server.exchange(), now.mono_ns);
+        server.handle(Event::Exchanged, now, &mut []);
     }
 
     fn arm(&mut self, shard: usize) {
@@ -472,6 +495,7 @@ impl World<'_> {
                 assert_eq!(from.tuple, ended.tuple);
                 assert_ne!(*author, Author::Hostile);
             }
+            EndReason::Killed => panic!("nobody was killed"),
             EndReason::Disconnected => {
                 assert!(matches!(cause, Cause::Disconnected(tuple) if *tuple == ended.tuple));
             }

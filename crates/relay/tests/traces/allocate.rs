@@ -316,11 +316,18 @@ fn a_bind_that_is_never_answered_costs_nothing() {
     let mut out = [0; 1500];
     let event = Event::Request { from: client.at, data: &request };
     world.servers[0].handle(event, world.now, &mut out);
+    let Some(turnway_relay::Effect::Reserve { account, client: ip }) = world.servers[0].poll()
+    else {
+        panic!("nothing is bound before the quotas allow it");
+    };
+    let reserved = world.ledger.reserve(&account, ip, 0);
+    world.servers[0].handle(Event::Reserved(reserved), world.now, &mut out);
     let bind = world.servers[0].poll();
     assert!(matches!(bind, Some(turnway_relay::Effect::Bind { .. })));
     // The shell forgets it; the client asks again.
     client.allocate(&mut world);
     assert_eq!(world.shared.allocations.count(), 1);
+    assert_eq!(world.ledger.allocations(), 1);
 }
 
 #[test]

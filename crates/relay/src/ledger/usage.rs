@@ -1,0 +1,168 @@
+//! The volume that accounts have used in the present day and month.
+//!
+//! Kept here for as long as the periods last, since a user with a volume limit may come back;
+//! whatever is not saved yet is handed to whoever saves it ([`Usage::take_unsaved`]). How many
+//! accounts are remembered is bounded: beyond [`ACCOUNTS_MAX`] the one of a few that has used
+//! least is forgotten, and counted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::outcome::Period;
+use crate::quota::UserLimits;
+
+/// The most accounts whose volume is kept in mind: some 100 MB.
+pub(super) const ACCOUNTS_MAX: usize = 1 << 19;
+
+/// Payload bytes of each direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// From clients to peers.
+    pub to_peer: u64,
+    /// From peers to clients.
+    pub to_client: u64,
+}
+
+impl Used {
+    /// Both directions together.
+    pub fn total(&self) -> u64 {
+        self.to_peer.saturating_add(self.to_client)
+    }
+
+    /// Adds other use to this.
+    pub fn add(&mut self, other: Self) {
+        self.to_peer = self.to_peer.saturating_add(other.to_peer);
+        self.to_client = self.to_client.saturating_add(other.to_client);
+    }
+}
+
+/// What an account has used in the present periods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Today.
+    pub day: Used,
+    /// This month.
+    pub month: Used,
+}
+
+/// The present periods by name, such as `2026-11-20` and `2026-11`. What begins and ends them
+/// (time zones, calendars) is not known here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Periods {
+    /// The day.
+    pub day: String,
+    /// The month.
+    pub month: String,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Usage {
+    periods: Periods,
+    accounts: BTreeMap<Arc<[u8]>, Account>,
+    unsaved: Vec<Arc<[u8]>>,
+    forgotten: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Account {
+    counters: Counters,
+    unsaved: Used,
+}
+
+impl Usage {
+    /// The present periods.
+    pub fn periods(&self) -> &Periods {
+        &self.periods
+    }
+
+    /// Begins other periods, with what is known to have been used in them already. Save what is
+    /// unsaved before: it belongs to the old ones.
+    pub fn begin(
+        &mut self,
+        periods: Periods,
+        known: impl IntoIterator<Item = (Arc<[u8]>, Counters)>,
+    ) {
+        let unsaved = core::mem::take(&mut self.unsaved);
+        let old = core::mem::take(&mut self.accounts);
+        self.periods = periods;
+        for (account, counters) in known.into_iter().take(ACCOUNTS_MAX) {
+            self.accounts.insert(account, Account { counters, unsaved: Used::default() });
+        }
+        // What came in between the last saving and now counts in the new periods.
+        for account in unsaved {
+            if let Some(late) = old.get(&account) {
+                self.add(&account, [late.unsaved.to_peer, late.unsaved.to_client]);
+            }
+        }
+    }
+
+    /// Adds to what an account has used.
+    pub(super) fn add(&mut self, account: &Arc<[u8]>, relayed: [u64; 2]) {
+        let used = Used { to_peer: relayed[0], to_client: relayed[1] };
+        if used.total() == 0 {
+            return;
+        }
+        if self.accounts.len() >= ACCOUNTS_MAX && !self.accounts.contains_key(account) {
+            self.forget_one(account);
+        }
+        let entry = self.accounts.entry(Arc::clone(account)).or_default();
+        if entry.unsaved == Used::default() {
+            self.unsaved.push(Arc::clone(account));
+        }
+        entry.unsaved.add(used);
+        entry.counters.day.add(used);
+        entry.counters.month.add(used);
+    }
+
+    /// What an account has used.
+    pub fn of(&self, account: &[u8]) -> Option<Counters> {
+        self.accounts.get(account).map(|entry| entry.counters)
+    }
+
+    /// The period whose volume an account has used up. If both are, the longer one.
+    pub fn spent(&self, account: &[u8], limits: &UserLimits) -> Option<Period> {
+        let reached =
+            |limit: Option<u64>, used: Used| limit.is_some_and(|most| used.total() >= most);
+        if limits.volume_per_day.or(limits.volume_per_month).is_none() {
+            return None;
+        }
+        let counters = self.of(account).unwrap_or_default();
+        if reached(limits.volume_per_month, counters.month) {
+            return Some(Period::Month);
+        }
+        reached(limits.volume_per_day, counters.day).then_some(Period::Day)
+    }
+
+    /// What was used since it was last taken, of at most `most` accounts. Whoever takes it must
+    /// save it, for the periods of [`Self::periods`].
+    pub fn take_unsaved(&mut self, most: usize) -> Vec<(Arc<[u8]>, Used)> {
+        let from = self.unsaved.len().saturating_sub(most);
+        let taken = self.unsaved.split_off(from);
+        let take = |account: Arc<[u8]>| {
+            let entry = self.accounts.get_mut(&account)?;
+            Some((account, core::mem::take(&mut entry.unsaved)))
+        };
+        taken.into_iter().filter_map(take).collect()
+    }
+
+    /// Accounts forgotten because there were too many; they began anew.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// Makes room: of the saved ones among the few next to `account`, the one that used least.
+    fn forget_one(&mut self, account: &Arc<[u8]>) {
+        let after = self.accounts.range::<Arc<[u8]>, _>(account..);
+        let near = after.chain(self.accounts.iter()).take(NEAR);
+        let saved = near.filter(|(_, entry)| entry.unsaved == Used::default());
+        let least = saved.min_by_key(|(_, entry)| entry.counters.month.total());
+        if let Some(least) = least.map(|(account, _)| Arc::clone(account)) {
+            self.accounts.remove(&least);
+            self.forgotten += 1;
+        }
+    }
+}
+
+/// The accounts among which one is chosen to be forgotten.
+const NEAR: usize = 16;
