@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Config, Secret, Span};
 use crate::run::{self, ServeError};
+use crate::user::{self, UserCommand, UserError};
 use crate::{credentials, init};
 
 /// Exit code for wrong arguments and configurations, as clap has it.
@@ -58,6 +59,14 @@ enum Command {
     /// They are computed from the first of rest_secrets; the server need not run. Secrets are
     /// read from files only: every user of the machine can see the arguments of a program.
     Credentials(CredentialsArgs),
+    /// Manage the users of the database: add, list, passwd, limit, remove, usage
+    ///
+    /// The configuration names the database: database = "sqlite:turnway.db" in [auth]. Everything
+    /// may be done while the relay runs, which takes it up within two seconds.
+    User {
+        #[command(subcommand)]
+        command: UserCommand,
+    },
     /// Print every configuration key with its documentation
     #[command(hide = true)]
     Reference {
@@ -97,8 +106,22 @@ pub fn run(cli: Cli) -> ExitCode {
             Ok(text) => print(&text),
             Err(message) => fail(message, WRONG_INPUT),
         },
+        Command::User { command } => manage(&command),
         Command::Reference { markdown: false } => print(&config::reference_toml()),
         Command::Reference { markdown: true } => print(&config::reference_markdown()),
+    }
+}
+
+fn manage(command: &UserCommand) -> ExitCode {
+    match user::run(command) {
+        Ok(said) => {
+            for warning in said.warnings {
+                say(format_args!("warning: {warning}"));
+            }
+            print(&said.text)
+        }
+        Err(UserError::Input(message)) => fail(message, WRONG_INPUT),
+        Err(UserError::Failed(message)) => fail(message, 1),
     }
 }
 

@@ -29,7 +29,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use overrides::{Override, Overrides};
-pub use usage::{MAX_ACCOUNTS, MAX_DAYS, MAX_MONTHS, Usage, Used};
+pub use usage::{MAX_ACCOUNTS, MAX_DAYS, MAX_MONTHS, Usage, Used, period_names};
 pub use users::{Keys, UserRow, prepared_name};
 
 /// How long a statement waits for another program's transaction.
@@ -235,8 +235,8 @@ impl fmt::Display for DatabaseError {
             Problem::NoUser(name) => write!(
                 f,
                 "{path}: there is no user {name:?}; `turnway user list` shows who there is, and \
-                 `turnway user add --no-password` makes an account for limits of time-limited \
-                 (REST) credentials"
+                 `turnway user add --no-password` adds one whose name comes from elsewhere \
+                 (time-limited REST credentials, [[auth.user]]) for limits only"
             ),
         }
     }

@@ -7,6 +7,7 @@
 //! - [`credentials`]: time-limited credentials and `iceServers`
 //! - [`init`]: a new configuration file with fresh secrets
 //! - [`database`]: users with their keys and limits, and what was used
+//! - [`user`]: `turnway user`, which changes it
 //!
 //! How it runs; the rules themselves are the crate `turnway-relay`:
 //!
@@ -32,3 +33,4 @@ pub mod metrics;
 pub mod ports;
 pub mod run;
 pub mod shard;
+pub mod user;

@@ -88,7 +88,9 @@ impl Overrides {
             .find(|it| it.1 < MIN_BURST_BYTES);
         if self.allocations == Override::Limit(0) {
             return Some(
-                "no allocations at all keep the user out; `turnway user remove` does that".into(),
+                "--allocations 0 would keep the user out, which `turnway user remove` does; write \
+                 at least 1"
+                    .into(),
             );
         }
         if let Some((name, burst)) = too_small {
@@ -108,6 +110,13 @@ impl Overrides {
             return Some(
                 "one allocation would get more than all of the user's together; raise \
                  --bandwidth or lower --allocation-bandwidth"
+                    .into(),
+            );
+        }
+        if above(self.allocation_burst, limits.bandwidth.map(|all| all.burst_bytes)) {
+            return Some(
+                "one allocation would have a larger burst than all of the user's together; raise \
+                 --burst or lower --allocation-burst"
                     .into(),
             );
         }

@@ -50,6 +50,11 @@ impl Used {
     }
 }
 
+/// The names of the day and of the month that a date is in.
+pub fn period_names(date: Date) -> (String, String) {
+    (date.to_string(), format!("{:04}-{:02}", date.year(), date.month()))
+}
+
 impl Database {
     /// What every account of a realm used in `day` and `month`, by account. Who used nothing in
     /// either is not among them.

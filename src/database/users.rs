@@ -115,6 +115,29 @@ impl Database {
         self.named(|connection| find(connection, realm, name))
     }
 
+    /// One user who must be there.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such user, the name cannot be one, or the file cannot be read.
+    pub fn existing_user(&self, realm: &str, name: &str) -> Result<UserRow, DatabaseError> {
+        self.named(|connection| {
+            find(connection, realm, name)?.ok_or_else(|| Problem::NoUser(name.to_owned()))
+        })
+    }
+
+    /// Says whether a user can be added: the error is that of [`Self::add_user`].
+    ///
+    /// # Errors
+    ///
+    /// When there is such a user, the name cannot be one, or the file cannot be read.
+    pub fn no_such_user(&self, realm: &str, name: &str) -> Result<(), DatabaseError> {
+        self.named(|connection| match find(connection, realm, name)? {
+            Some(_) => Err(Problem::UserExists(name.to_owned())),
+            None => Ok(()),
+        })
+    }
+
     /// Adds a user, with keys or only with limits.
     ///
     /// # Errors
@@ -188,8 +211,8 @@ impl Database {
         self.named_mut(|connection| {
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let user = find(&transaction, realm, name)?;
-            let user = user.ok_or_else(|| Problem::NoUser(name.to_owned()))?;
+            let user =
+                find(&transaction, realm, name)?.ok_or_else(|| Problem::NoUser(name.to_owned()))?;
             let overrides = change(user.overrides).map_err(Problem::Refused)?;
             transaction.execute(
                 "UPDATE users SET allocations = :allocations, bandwidth = :bandwidth, \

@@ -112,6 +112,7 @@ fn what_nobody_can_mean_is_refused_with_advice() {
             Overrides { allocation_bandwidth: Override::Limit(1_000_001), ..none },
             "raise --bandwidth",
         ),
+        (Overrides { allocation_burst: Some(70_001), ..none }, "raise --burst"),
         (
             Overrides { volume_day: Override::Limit(50_000_000_001), ..none },
             "raise --volume-per-month",

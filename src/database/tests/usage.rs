@@ -33,6 +33,8 @@ fn it_adds_up_by_account_day_and_month() {
     assert_eq!(database.usage(REALM, DAY, MONTH).unwrap(), [alice.clone(), bob.clone()]);
     assert_eq!(database.usage_of(REALM, b"alice", DAY, MONTH).unwrap(), alice);
     assert_eq!(alice.month.total(), 42);
+    assert_eq!(period_names(date(2026, 11, 20)), (DAY.into(), MONTH.into()));
+    assert_eq!(period_names(date(2026, 1, 2)), ("2026-01-02".into(), "2026-01".into()));
     let next = database.usage(REALM, "2026-12-01", "2026-12").unwrap();
     assert_eq!(next, [], "the next period begins at nothing");
     let tomorrow = database.usage_of(REALM, b"bob", "2026-11-21", MONTH).unwrap();
