@@ -1,5 +1,8 @@
-//! Token buckets in whole bytes. What a rate brings is exact over any time: the fraction of a
-//! byte that a short time brings is kept for the next.
+//! Token buckets. What a rate brings is exact over any time: the fraction of a byte that a short
+//! time brings is kept for the next.
+
+#[cfg(test)]
+mod tests;
 
 use crate::address::NANOS_PER_SECOND;
 use crate::quota::Bandwidth;
@@ -35,36 +38,43 @@ impl Flow {
 }
 
 /// A limit that one allocation has for itself, in one direction.
+///
+/// It is brought up to date with every datagram: time that passed while it was full must not count
+/// once it is not. Counted in billionths of a byte, no division is needed for that.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bucket {
-    bytes: u64,
-    flow: Flow,
+    billionths: u128,
+    at_ns: u64,
 }
 
 impl Bucket {
     /// A full one.
     pub(crate) fn full(limit: &Bandwidth, now_ns: u64) -> Self {
-        Self { bytes: limit.burst_bytes, flow: Flow::starting(now_ns) }
+        Self { billionths: billionths(limit.burst_bytes), at_ns: now_ns }
     }
 
     /// An empty one.
     pub(crate) fn empty(now_ns: u64) -> Self {
-        Self { bytes: 0, flow: Flow::starting(now_ns) }
+        Self { billionths: 0, at_ns: now_ns }
     }
 
-    /// Whether `len` bytes may pass now. Time is only looked at when what is left does not do.
+    /// Whether `len` bytes may pass now. A clock that goes back brings nothing until it has
+    /// caught up.
     pub(crate) fn has(&mut self, limit: &Bandwidth, len: u64, now_ns: u64) -> bool {
-        if self.bytes >= len && self.bytes <= limit.burst_bytes {
-            return true;
-        }
-        self.bytes = self.bytes.min(limit.burst_bytes);
-        let room = limit.burst_bytes - self.bytes;
-        self.bytes += self.flow.advance(limit.bytes_per_second, now_ns, room);
-        self.bytes >= len
+        let elapsed_ns = now_ns.saturating_sub(self.at_ns);
+        self.at_ns = self.at_ns.max(now_ns);
+        let brought = u128::from(elapsed_ns) * u128::from(limit.bytes_per_second);
+        let all = self.billionths.saturating_add(brought);
+        self.billionths = all.min(billionths(limit.burst_bytes));
+        self.billionths >= billionths(len)
     }
 
     /// Lets pass what [`Self::has`] allowed.
     pub(crate) fn take(&mut self, len: u64) {
-        self.bytes = self.bytes.saturating_sub(len);
+        self.billionths = self.billionths.saturating_sub(billionths(len));
     }
+}
+
+fn billionths(bytes: u64) -> u128 {
+    u128::from(bytes) * u128::from(NANOS_PER_SECOND)
 }
