@@ -105,20 +105,31 @@ impl Server {
         }))));
     }
 
-    /// Adopts a new configuration. Cached keys are checked again at the next request, and what
-    /// the new peer policy forbids ends at once.
-    pub(crate) fn configure(&mut self, config: Arc<Config>) {
+    /// Adopts a new configuration. Cached keys are checked again at the next request; what the new
+    /// peer policy forbids, and what belonged to a user that is no more, ends at once.
+    pub(crate) fn configure(&mut self, config: Arc<Config>, now: Now) {
+        let policy_changed = config.policy != self.config.policy;
         self.meters.configure(Arc::clone(&config.quotas));
         self.config = config;
         for slot in 0..self.table.slots() {
             if let Some(id) = self.table.occupant(slot) {
-                self.judge_again(id);
+                self.judge_again(id, policy_changed, now);
             }
         }
     }
 
-    fn judge_again(&mut self, id: AllocationId) {
+    fn judge_again(&mut self, id: AllocationId, policy_changed: bool, now: Now) {
         let config = Arc::clone(&self.config);
+        let Some(allocation) = self.table.get_mut(id) else {
+            return;
+        };
+        if !config.auth.has(&allocation.identity) {
+            return self.end(id, EndReason::UserRemoved, now);
+        }
+        allocation.identity.outdate();
+        if !policy_changed {
+            return;
+        }
         let shared = Arc::clone(&self.shared);
         self.drop_channels(id, |channel| !config.policy.check(channel.peer, &shared.live));
         self.drop_permissions(id, |permission| match config.policy.check_ip(permission.ip) {
@@ -128,7 +139,6 @@ impl Server {
         let Some(allocation) = self.table.get_mut(id) else {
             return;
         };
-        allocation.identity.outdate();
         for permission in &mut allocation.permissions {
             permission.own = is_own(config.policy.check_ip(permission.ip));
         }

@@ -141,6 +141,8 @@ vocabulary! {
         Shutdown = "shutdown",
         /// The operator ended it.
         Killed = "killed",
+        /// Its user is no more.
+        UserRemoved = "user_removed",
     }
 }
 

@@ -115,7 +115,7 @@ impl Server {
                     self.end(id, EndReason::Disconnected, now);
                 }
             }
-            Event::Configure(config) => self.configure(config),
+            Event::Configure(config) => self.configure(config, now),
             Event::Drain => self.draining = true,
             Event::Kill { session } => {
                 if let Some(id) = self.table.find_session(session) {

@@ -151,6 +151,15 @@ impl Auth {
         Ok(())
     }
 
+    /// Whether there still is a user like one that was authenticated before, whatever his password
+    /// is now. Of time-limited users no more is known than whether there are any.
+    pub fn has(&self, identity: &Identity) -> bool {
+        match identity.expires_unix {
+            Some(_) => !self.rest.is_empty(),
+            None => self.users.get(&identity.user).is_some(),
+        }
+    }
+
     /// Finds out who sent a request (RFC 8489 section 9.2.4).
     ///
     /// `known` is the identity that the client's allocation keeps. `Ok(None)`: the request is

@@ -495,7 +495,7 @@ impl World<'_> {
                 assert_eq!(from.tuple, ended.tuple);
                 assert_ne!(*author, Author::Hostile);
             }
-            EndReason::Killed => panic!("nobody was killed"),
+            EndReason::Killed | EndReason::UserRemoved => panic!("nobody was turned out"),
             EndReason::Disconnected => {
                 assert!(matches!(cause, Cause::Disconnected(tuple) if *tuple == ended.tuple));
             }

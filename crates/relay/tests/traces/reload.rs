@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use turnway_relay::Reason;
 use turnway_relay::auth::rest_password;
+use turnway_relay::{EndReason, Reason, Record};
 
 use crate::common::client::{Ask, TestClient};
 use crate::common::{EPOCH_S, PEER, PEER_V6, Settings, World, addr};
@@ -25,21 +25,6 @@ fn an_unchanged_configuration_changes_nothing() {
     assert!(world.peer_sends(relay, addr(PEER), b"x").is_ok());
     assert_eq!(client.ask_once(&mut world, &Ask::refresh(600)).code(), 0);
     assert_eq!(world.stats().permissions, 2);
-}
-
-#[test]
-fn a_removed_user_makes_no_more_requests() {
-    let mut world = World::plain();
-    let (mut client, relay) = bound(&mut world);
-    let without_alice = Settings { users: vec![("bob", "hunter2")], ..Settings::default() };
-    world.configure(&without_alice);
-    for ask in [Ask::refresh(600), Ask::channel_bind(0x4000, PEER), Ask::refresh(0)] {
-        assert_eq!(client.ask(&mut world, &ask).code(), 401);
-    }
-    // What she has ends by itself.
-    assert!(world.peer_sends(relay, addr(PEER), b"x").is_ok());
-    world.pass(600);
-    world.assert_empty();
 }
 
 #[test]
@@ -107,6 +92,28 @@ fn who_holds_an_allocation_is_not_forgotten_by_a_reload() {
         assert_eq!(client.ask(&mut world, &Ask::refresh(0)).code(), 0);
         world.assert_empty();
     }
+}
+
+#[test]
+fn who_is_removed_is_gone_at_once() {
+    let mut world = World::plain();
+    let mut alice = TestClient::udp();
+    alice.allocate(&mut world);
+    let mut bob = TestClient::new("192.0.2.9:40000").of("bob", "hunter2");
+    bob.allocate(&mut world);
+    let only_bob = Settings { users: vec![("bob", "another")], ..Settings::default() };
+    world.configure(&only_bob);
+    let Some(Record::Ended(ended)) = world.records.last() else { panic!("{:?}", world.records) };
+    assert_eq!((&*ended.user, ended.reason), (&b"alice"[..], EndReason::UserRemoved));
+    for ask in [Ask::refresh(600), Ask::channel_bind(0x4000, PEER), Ask::refresh(0)] {
+        assert_eq!(alice.ask(&mut world, &ask).code(), 401);
+    }
+    // Another password is no removal: bob goes on when he knows it.
+    assert_eq!(world.servers[0].allocations(), 1);
+    assert_eq!(bob.ask(&mut world, &Ask::refresh(600)).code(), 401);
+    let mut bob = bob.of("bob", "another");
+    assert_eq!(bob.ask(&mut world, &Ask::refresh(0)).code(), 0);
+    world.assert_empty();
 }
 
 #[test]
