@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Config, Secret, Span};
+use crate::operate::{self, Done, KillArgs, OperateError, SessionsArgs, StatusArgs};
 use crate::run::{self, ServeError};
 use crate::user::{self, UserCommand, UserError};
 use crate::{credentials, init};
@@ -67,6 +68,18 @@ enum Command {
         #[command(subcommand)]
         command: UserCommand,
     },
+    /// Show what a running relay does, and for whom most
+    ///
+    /// This, `sessions` and `kill` ask the admin API of the running relay, which [admin] in the
+    /// configuration turns on.
+    Status(StatusArgs),
+    /// Show the sessions (allocations) of a running relay
+    Sessions(SessionsArgs),
+    /// End sessions of a running relay
+    ///
+    /// They end at once. Nothing keeps a client from allocating anew: to shut a user out, remove
+    /// them or change the secret.
+    Kill(KillArgs),
     /// Print every configuration key with its documentation
     #[command(hide = true)]
     Reference {
@@ -107,6 +120,9 @@ pub fn run(cli: Cli) -> ExitCode {
             Err(message) => fail(message, WRONG_INPUT),
         },
         Command::User { command } => manage(&command),
+        Command::Status(args) => operated(operate::status(&args)),
+        Command::Sessions(args) => operated(operate::sessions(&args)),
+        Command::Kill(args) => operated(operate::kill(&args)),
         Command::Reference { markdown: false } => print(&config::reference_toml()),
         Command::Reference { markdown: true } => print(&config::reference_markdown()),
     }
@@ -122,6 +138,19 @@ fn manage(command: &UserCommand) -> ExitCode {
         }
         Err(UserError::Input(message)) => fail(message, WRONG_INPUT),
         Err(UserError::Failed(message)) => fail(message, 1),
+    }
+}
+
+fn operated(done: Result<Done, OperateError>) -> ExitCode {
+    let (text, problem) = match done {
+        Ok((text, problem)) => (text, problem),
+        Err(problem) => (String::new(), Some(problem)),
+    };
+    let printed = print(&text);
+    match problem {
+        None => printed,
+        Some(error @ OperateError::Input(_)) => fail(error, WRONG_INPUT),
+        Some(error @ OperateError::Runtime(_)) => fail(error, 1),
     }
 }
 
@@ -237,7 +266,8 @@ fn print_credentials(args: &CredentialsArgs) -> Result<String, String> {
     ))
 }
 
-fn first_line(path: &Path) -> Result<Secret, String> {
+/// The secret in the first line of a file.
+pub(crate) fn first_line(path: &Path) -> Result<Secret, String> {
     let shown = path.display();
     let text = config::read_file(path);
     let text = text.map_err(|error| format!("{shown}: cannot read the secret: {error}"))?;

@@ -8,6 +8,7 @@
 //! - [`init`]: a new configuration file with fresh secrets
 //! - [`database`]: users with their keys and limits, and what was used
 //! - [`user`]: `turnway user`, which changes it
+//! - [`operate`]: `turnway status`, `sessions` and `kill`, which ask the admin API
 //!
 //! How it runs; the rules themselves are the crate `turnway-relay`:
 //!
@@ -15,22 +16,26 @@
 //! - [`shard`]: one thread's life; [`io`]: its sockets
 //! - [`ports`]: relay ports with their sockets, which all shards draw from
 //! - [`mailbox`]: all that may be asked of a shard, and all that it shows
-//! - [`log`], [`metrics`]: what the operator sees
+//! - [`log`], [`metrics`], [`admin`]: what the operator sees; [`http`]: how it is served
 
 #![forbid(unsafe_code)]
 
 pub mod accounts;
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod credentials;
 pub mod database;
+pub mod http;
 pub mod init;
 pub mod io;
 pub mod ledger;
 pub mod log;
 pub mod mailbox;
 pub mod metrics;
+pub mod operate;
 pub mod ports;
 pub mod run;
 pub mod shard;
+mod table;
 pub mod user;

@@ -290,7 +290,7 @@ impl fmt::Display for Explained {
 /// Printable characters stand for themselves. Everything else is percent-encoded byte by byte, as
 /// in a URL: control characters, line ends, bidirectional controls, quotes, backslashes, `%` itself
 /// and bytes that are not UTF-8. The result has at most [`MAX_NAME`] bytes before a `…`.
-struct Name<'a>(&'a [u8]);
+pub(crate) struct Name<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -20,15 +20,10 @@ use axum::extract::State;
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-use tokio::time;
+use tokio::net::TcpListener;
 use turnway_relay::Shared;
 
+use crate::http::{self, Listener, Service};
 use crate::ledger::SharedLedger;
 use crate::log::Drops;
 use crate::mailbox::Board;
@@ -39,17 +34,8 @@ pub use families::reference_markdown;
 /// A shard that has not turned its loop for so long is taken for dead.
 const STALE_NS: u64 = 10 * 1_000_000_000;
 
-/// How many requests are answered at a time; others wait in the listener's queue.
-const CONNECTIONS: usize = 64;
-
 /// How long a connection may take from the first byte of its request to the last of the answer.
 const CONNECTION_TIME: Duration = Duration::from_secs(10);
-
-/// How long a client may take to send the head of its request.
-const REQUEST_TIME: Duration = Duration::from_secs(5);
-
-/// How long accepting pauses when it fails, for want of descriptors above all.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Where the figures are.
 pub struct View {
@@ -80,44 +66,8 @@ pub async fn serve(listener: TcpListener, view: Arc<View>, stop: impl Future<Out
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .with_state(view);
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut connections = JoinSet::new();
-    tokio::pin!(stop);
-    loop {
-        let slot = Arc::clone(&slots).acquire_owned();
-        let next = async { (slot.await, listener.accept().await) };
-        let (slot, accepted) = tokio::select! {
-            () = &mut stop => break,
-            next = next => next,
-        };
-        while connections.try_join_next().is_some() {}
-        match accepted {
-            Ok((stream, _)) => {
-                let router = router.clone();
-                connections.spawn(async move {
-                    let _slot = slot;
-                    converse(stream, router).await;
-                });
-            }
-            Err(error) => {
-                tracing::warn!("the metrics listener cannot accept a connection: {error}");
-                time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-    drop(listener);
-    connections.join_all().await;
-}
-
-/// Answers one request on a connection, within a time limit.
-async fn converse(stream: TcpStream, router: Router) {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    // One request a connection: a connection kept open would hold a slot between scrapes.
-    builder.http1().keep_alive(false).timer(TokioTimer::new()).header_read_timeout(REQUEST_TIME);
-    let service = TowerToHyperService::new(router);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    // Neither a client that went away nor a slow one is of interest to anybody.
-    let _ = time::timeout(CONNECTION_TIME, connection).await;
+    let service = Service { name: "metrics", router, time: CONNECTION_TIME };
+    http::serve(Listener::Tcp(listener), service, stop).await;
 }
 
 async fn metrics(State(view): State<Arc<View>>) -> Response {

@@ -24,6 +24,7 @@ use turnway_relay::{Seed, Server, Shared};
 use turnway_udp as udp;
 
 use crate::accounts::{Accounts, Clerk};
+use crate::admin::Token;
 use crate::config::Config;
 use crate::database::{Database, DatabaseError, UserRow};
 use crate::ledger::SharedLedger;
@@ -33,7 +34,7 @@ use crate::metrics::View;
 use crate::ports::{Ports, RelayAddrs};
 use crate::shard::{Parts, Shard, StreamLimits};
 
-use doors::{Doors, bind_listeners, bind_metrics};
+use doors::{Doors, bind_admin, bind_listeners, bind_metrics};
 use machine::Capacity;
 
 /// Why the daemon could not start, or had to end.
@@ -83,6 +84,8 @@ pub fn serve(
 
     let doors = bind_listeners(&config, shards)?;
     let metrics = bind_metrics(&config)?;
+    let admin = bind_admin(&config)?;
+    let token = Arc::new(Token::new(config.admin.token.clone()));
     let shared = Arc::new(shared(&config, &relays, capacity)?);
     let range = config.relay.ports.clone();
     let buffer = RELAY_BUFFER.min(config.limits.socket_buffer);
@@ -129,6 +132,8 @@ pub fn serve(
         mailboxes,
         view,
         metrics,
+        admin,
+        token,
         shared,
         ports,
     });

@@ -9,7 +9,6 @@
 
 mod limits;
 mod password;
-mod table;
 mod usage;
 
 use std::path::PathBuf;
@@ -22,6 +21,7 @@ use turnway_relay::quota::UserLimits;
 use crate::config::Config;
 use crate::credentials::unix_now;
 use crate::database::{Database, DatabaseError, Keys, UserRow, prepared_name};
+use crate::table::Table;
 
 use limits::LimitArgs;
 use password::{NewPasswordArgs, PasswordArgs};
@@ -282,7 +282,7 @@ fn list(args: &ListArgs) -> Result<Said, UserError> {
             "No users in the realm {realm:?} yet; `turnway user add NAME` adds one.\n"
         )));
     }
-    let mut table = table::Table::headed(["NAME", "PASSWORD", "LIMITS OF THEIR OWN"]);
+    let mut table = Table::headed(["NAME", "PASSWORD", "LIMITS OF THEIR OWN"]);
     for user in rows {
         let password = if user.has_keys() { "yes" } else { "no" };
         table.row([shown(&user.name), password.into(), limits::in_short(&user.overrides)]);

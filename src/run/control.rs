@@ -16,6 +16,7 @@ use turnway_relay::Shared;
 
 use super::{ServeError, machine, rules};
 use crate::accounts::Zones;
+use crate::admin::{self, Door, Subject, Token};
 use crate::config::{self, Config};
 use crate::database::UserRow;
 use crate::log::Level;
@@ -51,6 +52,9 @@ pub(super) struct Control {
     pub(super) mailboxes: Arc<[Mailbox]>,
     pub(super) view: Arc<View>,
     pub(super) metrics: Option<TcpListener>,
+    pub(super) admin: Option<Door>,
+    /// What clients of the admin API must show.
+    pub(super) token: Arc<Token>,
     pub(super) shared: Arc<Shared>,
     pub(super) ports: Arc<Ports>,
 }
@@ -82,6 +86,8 @@ impl Control {
             hang_up: signal(SignalKind::hangup())?,
         };
         let (stopping, stopped) = watch::channel(false);
+        let admin = self.admin.take().map(|door| self.serve_admin(door, stopped.clone()));
+        let admin = admin.transpose()?.map(tokio::spawn);
         let metrics = self.metrics.take().map(|listener| self.serve_metrics(listener, stopped));
         let metrics = metrics.transpose()?.map(tokio::spawn);
 
@@ -106,21 +112,32 @@ impl Control {
         tracing::info!("stopping");
         notify(&[NotifyState::Stopping]);
         let _ = stopping.send(true);
-        drop(metrics); // a scrape under way does not hold up the end
+        drop((metrics, admin)); // a request under way does not hold up the end
         Ok(())
     }
 
     fn serve_metrics(
         &self,
         listener: TcpListener,
-        mut stopped: watch::Receiver<bool>,
+        stopped: watch::Receiver<bool>,
     ) -> io::Result<impl Future<Output = ()> + Send + 'static> {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let view = Arc::clone(&self.view);
-        let stop = async move {
-            let _ = stopped.wait_for(|stopped| *stopped).await;
+        Ok(metrics::serve(listener, view, come_true(stopped)))
+    }
+
+    fn serve_admin(
+        &self,
+        door: Door,
+        stopped: watch::Receiver<bool>,
+    ) -> io::Result<impl Future<Output = ()> + Send + 'static> {
+        let subject = Subject {
+            view: Arc::clone(&self.view),
+            mailboxes: Arc::clone(&self.mailboxes),
+            realm: self.config.realm.clone(),
+            listeners: self.config.listen.clone(),
         };
-        Ok(metrics::serve(listener, view, stop))
+        admin::serve(door, subject, Arc::clone(&self.token), come_true(stopped))
     }
 
     fn say_started(&self) {
@@ -129,6 +146,9 @@ impl Control {
         }
         if let Some(address) = self.config.metrics.listen {
             tracing::info!(%address, "serving /metrics, /livez and /readyz");
+        }
+        if let Some(address) = &self.config.admin.listen {
+            tracing::info!(%address, "serving the admin API");
         }
         let version = env!("CARGO_PKG_VERSION");
         tracing::info!(version, realm = self.config.realm, "ready");
@@ -179,6 +199,7 @@ impl Control {
             Ok(rules) => {
                 self.configure(rules);
                 self.level.set(merged.log.level);
+                self.token.set(merged.admin.token.clone());
                 if let Some(zones) = &self.zones {
                     zones.set(merged.quota.time_zone.clone());
                 }
@@ -256,6 +277,10 @@ impl Control {
             }
         }
     }
+}
+
+async fn come_true(mut stopped: watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
 /// Tells systemd, where there is one.

@@ -6,7 +6,8 @@ use std::net::TcpListener;
 use turnway_udp as udp;
 
 use super::{ServeError, machine};
-use crate::config::{Config, Listen, Transport};
+use crate::admin::Door;
+use crate::config::{AdminListen, Config, Listen, Transport};
 use crate::io::udp::Listener;
 
 /// Connections that may wait to be accepted.
@@ -68,6 +69,19 @@ pub(super) fn bind_metrics(config: &Config) -> Result<Option<TcpListener>, Serve
     })
 }
 
+/// Binds the admin API's listener, if there is to be one.
+pub(super) fn bind_admin(config: &Config) -> Result<Option<Door>, ServeError> {
+    let Some(listen) = &config.admin.listen else { return Ok(None) };
+    let place = config.places.admin.as_deref().unwrap_or("[admin] listen");
+    Door::bind(listen).map(Some).map_err(|error| {
+        let advice = match listen {
+            AdminListen::Tcp(_) => advice(&error),
+            AdminListen::Unix(_) => socket_advice(&error),
+        };
+        ServeError::Input(format!("{place}: cannot listen on {listen}: {error}; {advice}"))
+    })
+}
+
 fn cannot_listen(config: &Config, index: usize, error: &io::Error) -> ServeError {
     let Listen { transport, address } = config.listen[index];
     let place = config.places.listen.get(index).map_or("[[listen]]", String::as_str);
@@ -87,6 +101,23 @@ pub(super) fn advice(error: &io::Error) -> &'static str {
         }
         Some(libc::EAFNOSUPPORT) => "this machine has no IPv6: remove the listener",
         Some(libc::EMFILE | libc::ENFILE) => "too few descriptors: raise LimitNOFILE",
+        _ => "see the message above",
+    }
+}
+
+/// What to do about a Unix socket that could not be made.
+fn socket_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another turnway answers there: stop it or choose another path",
+        io::ErrorKind::AlreadyExists => {
+            "choose another path, or remove the file if nobody needs it"
+        }
+        io::ErrorKind::NotFound => {
+            "make its directory first; systemd makes /run/turnway for RuntimeDirectory=turnway"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "the user Turnway runs as must be able to write into its directory"
+        }
         _ => "see the message above",
     }
 }

@@ -6,9 +6,9 @@ use clap::Args;
 use serde_json::{Value, json};
 use turnway_relay::quota::{Bandwidth, UserLimits};
 
-use super::table::Table;
 use crate::config::{BitRate, Count, Limit, Period, Size, Volume};
 use crate::database::{Override, Overrides};
+use crate::table::Table;
 
 /// Which limits are to be others. "default" is as configured for everybody.
 #[derive(Debug, Args)]

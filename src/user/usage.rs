@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use serde_json::json;
 use turnway_relay::quota::UserLimits;
 
-use super::table::Table;
 use super::{Place, Said, UserError, Users, said, said_json, shown};
 use crate::config::Size;
 use crate::database::{Database, Overrides, Usage, Used, period_names, prepared_name};
+use crate::table::{self, Table};
 
 /// `turnway user usage`
 #[derive(Debug, Args)]
@@ -104,7 +104,7 @@ fn as_json(account: &Account) -> serde_json::Value {
 /// `1.23 GB of 2 GB (61 %)`
 fn in_words(used: Used, limit: Option<u64>) -> String {
     let total = used.total();
-    let shown = rounded(total);
+    let shown = table::bytes(total);
     match limit {
         None => shown,
         Some(limit) => {
@@ -114,46 +114,9 @@ fn in_words(used: Used, limit: Option<u64>) -> String {
     }
 }
 
-/// Bytes with three digits that count; never more than it is.
-fn rounded(bytes: u64) -> String {
-    const UNITS: [(u64, &str); 6] = [
-        (1_000_000_000_000_000_000, "EB"),
-        (1_000_000_000_000_000, "PB"),
-        (1_000_000_000_000, "TB"),
-        (1_000_000_000, "GB"),
-        (1_000_000, "MB"),
-        (1_000, "kB"),
-    ];
-    let Some((factor, unit)) = UNITS.into_iter().find(|(factor, _)| bytes >= *factor) else {
-        return format!("{bytes} B");
-    };
-    let hundredths = u128::from(bytes) * 100 / u128::from(factor);
-    let (whole, rest) = (hundredths / 100, hundredths % 100);
-    match whole {
-        0..10 => format!("{whole}.{rest:02} {unit}"),
-        10..100 => format!("{whole}.{} {unit}", rest / 10),
-        _ => format!("{whole} {unit}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes_are_rounded_down_to_three_digits() {
-        for (bytes, text) in [
-            (0, "0 B"),
-            (999, "999 B"),
-            (1_000, "1.00 kB"),
-            (1_999_999, "1.99 MB"),
-            (12_345_678, "12.3 MB"),
-            (999_999_999, "999 MB"),
-            (u64::MAX, "18.4 EB"),
-        ] {
-            assert_eq!(rounded(bytes), text);
-        }
-    }
 
     #[test]
     fn a_limit_is_shown_with_how_much_of_it_is_used() {
