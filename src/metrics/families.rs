@@ -10,7 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use turnway_relay::stats::AUTH_FAILURES;
-use turnway_relay::{EndReason, Outcome, Reason, Request};
+use turnway_relay::{EndReason, Outcome, Quota, Reason, Request};
 
 use super::reading::Reading;
 
@@ -132,6 +132,45 @@ const FAMILIES: &[Family] = &[
             let ended = now.rules.allocations_ended;
             labelled(EndReason::ALL.iter().map(|reason| (reason.label(), ended[reason.index()])))
         },
+    },
+    Family {
+        name: "turnway_quota_refusals",
+        kind: Kind::Counter,
+        labels: &["quota"],
+        help: "Allocations refused with 486, by the quota that was used up.",
+        samples: |now| {
+            let refused = now.rules.quota_refusals;
+            labelled(Quota::ALL.iter().map(|quota| (quota.label(), refused[quota.index()])))
+        },
+    },
+    Family {
+        name: "turnway_volumes_spent",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "How often a user's volume of a day or a month was used up.",
+        samples: |now| single(now.rules.volumes_spent),
+    },
+    Family {
+        name: "turnway_users",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Users with allocations now. The admin API knows them by name.",
+        samples: |now| single(now.users),
+    },
+    Family {
+        name: "turnway_accounts_forgotten",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Accounts whose used volume was forgotten before the period ended, because there \
+               are too many; those that used least.",
+        samples: |now| single(now.accounts_forgotten),
+    },
+    Family {
+        name: "turnway_database_errors",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "How often the database could not be read or written. Used volume waits in memory.",
+        samples: |now| single(now.database_errors),
     },
     Family {
         name: "turnway_permissions",

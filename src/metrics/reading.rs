@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::time::UNIX_EPOCH;
 
 use turnway_relay as relay;
@@ -20,6 +21,9 @@ pub(super) struct Reading {
     pub(super) allocation_limit: u64,
     pub(super) log_records_dropped: u64,
     pub(super) shards: u64,
+    pub(super) users: u64,
+    pub(super) accounts_forgotten: u64,
+    pub(super) database_errors: u64,
     pub(super) process: Process,
 }
 
@@ -46,8 +50,14 @@ impl Reading {
                 started_s: view.started.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
                 ..Process::read()
             },
+            database_errors: view.database_errors.load(Ordering::Relaxed),
             ..Self::default()
         };
+        {
+            let mut ledger = view.ledger.lock();
+            reading.users = ledger.users() as u64;
+            reading.accounts_forgotten = ledger.usage().forgotten();
+        }
         for board in &view.boards {
             let snapshot = board.read();
             reading.rules.add(&snapshot.rules);

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time;
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
 use turnway_relay::stats::AUTH_FAILURES;
-use turnway_relay::{EndReason, Outcome, Reason, Request, Stats};
+use turnway_relay::{EndReason, Outcome, Quota, Reason, Request, Stats};
 
 use super::*;
 use crate::http::{CONNECTIONS, HEAD_TIME};
@@ -122,6 +122,7 @@ fn label_values_are_the_vocabulary_and_every_combination_is_there() {
     let outcomes: Vec<&str> = Outcome::ALL.iter().map(|outcome| outcome.label()).collect();
     let methods: Vec<&str> = Request::ALL.iter().map(|request| request.label()).collect();
     let ends: Vec<&str> = EndReason::ALL.iter().map(|reason| reason.label()).collect();
+    let quotas: Vec<&str> = Quota::ALL.iter().map(|quota| quota.label()).collect();
     let states = ["free", "claimed", "reserved", "set_aside"];
     let version = [env!("CARGO_PKG_VERSION")];
     let labelled: &[(&str, &[Label<'_>])] = &[
@@ -135,6 +136,7 @@ fn label_values_are_the_vocabulary_and_every_combination_is_there() {
         ("turnway_auth_failures_total", &[("cause", &AUTH_FAILURES)]),
         ("turnway_allocations", &[("transport", &transports)]),
         ("turnway_allocations_ended_total", &[("reason", &ends)]),
+        ("turnway_quota_refusals_total", &[("quota", &quotas)]),
         ("turnway_relay_ports", &[("state", &states)]),
         ("turnway_send_errors_total", &[("direction", &directions)]),
         ("turnway_kernel_drops_total", &[("socket", &["listener", "relay"])]),
