@@ -2,8 +2,9 @@
 //!
 //! Prints nanoseconds and heap allocations per datagram beside a bare `sendto` and `recvfrom` of
 //! the same datagram over loopback, so that every figure is also a share of what the kernel takes
-//! at least. Fails if a datagram touches the heap. Run with `cargo bench --bench route`; `--quick`
-//! measures a tenth.
+//! at least; and what it costs to hold each datagram to limits of its allocation, its user, the
+//! realm and the server, with a user for each allocation. Fails if a datagram touches the heap. Run
+//! with `cargo bench --bench route`; `--quick` measures a tenth.
 
 use std::alloc::System;
 use std::hint::black_box;
@@ -12,9 +13,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use turnway_relay::auth::{Auth, AuthConfig, StaticUser, UserCredential};
+use turnway_relay::auth::{Auth, AuthConfig, rest_password};
 use turnway_relay::limits::Limits;
 use turnway_relay::policy::{Policy, PolicyConfig};
+use turnway_relay::quota::{Bandwidth, UserLimits};
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
 use turnway_relay::{
     AllocationId, Bound, Client, Config, Effect, Event, FiveTuple, IpFields, Ledger, Link, Now,
@@ -34,8 +36,7 @@ const SIZES: [u32; 3] = [1, 1_000, 100_000];
 /// Bytes of payload: an audio and a full video packet.
 const PAYLOADS: [usize; 2] = [172, 1_200];
 
-const USER: &str = "alice";
-const PASSWORD: &str = "secret";
+const SECRET: &[u8] = b"a shared secret";
 const REALM: &str = "example.org";
 const CHANNEL: u16 = 0x4001;
 const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(20, 0, 0, 9)), 3478);
@@ -74,19 +75,26 @@ fn main() {
         datagrams: if quick { 50_000 } else { 200_000 },
     };
     let kernel_ns = PAYLOADS.map(|payload| kernel(&effort, payload));
-    println!("route  ns per datagram (share of a sendto and recvfrom), heap allocations");
-    println!("  {:<8} {:<12} {:<20} {:>16} {:>16}", "table", "order", "path", "172 B", "1200 B");
-    print_row("-", "-", "sendto + recvfrom", kernel_ns, kernel_ns, 0);
+    println!("route  ns per datagram (share of a sendto and recvfrom); what all limits add to it");
+    println!(
+        "  {:<8} {:<12} {:<20} {:>14} {:>14} {:>16} {:>16}",
+        "table", "order", "path", "172 B", "1200 B", "limits 172 B", "limits 1200 B"
+    );
+    print_row(["-", "-", "sendto + recvfrom"], kernel_ns, [0.0; 2], kernel_ns);
     let mut heap_allocations = 0;
+    let mut verdict = Verdict::default();
     for size in SIZES {
-        let mut relay = Relay::with_allocations(size);
+        let mut plain = Relay::with_allocations(size, Quotas::default());
+        let mut limited = Relay::with_allocations(size, all_limits());
         for (order, name) in [(in_turn(size), "round robin"), (at_random(size), "random")] {
             for (path, label) in PATHS {
-                let cells = PAYLOADS.map(|payload| relay.measure(&effort, path, payload, &order));
-                let used = cells.iter().map(|cell| cell.1).sum();
-                heap_allocations += used;
-                let ns = cells.map(|cell| cell.0);
-                print_row(&size.to_string(), name, label, ns, kernel_ns, used);
+                let cells = PAYLOADS.map(|payload| {
+                    measure(&effort, [&mut plain, &mut limited], path, payload, &order)
+                });
+                heap_allocations += cells.iter().map(|cell| cell.heap).sum::<usize>();
+                let (ns, added) = (cells.map(|cell| cell.ns), cells.map(|cell| cell.added_ns));
+                print_row([&size.to_string(), name, label], ns, added, kernel_ns);
+                verdict.add(ns, added, kernel_ns);
             }
             // One flow has one order.
             if size == 1 {
@@ -94,37 +102,111 @@ fn main() {
             }
         }
     }
+    println!("heap allocations of all these datagrams: {heap_allocations}");
+    println!(
+        "cells in which limits add at most 25 ns or 25 %, whichever is more: {} of {}; at most 2 % \
+         of sendto and recvfrom: {} of {}",
+        verdict.small, verdict.cells, verdict.beside_kernel, verdict.cells
+    );
     assert_eq!(heap_allocations, 0, "a routed datagram touched the heap");
 }
 
-fn print_row(
-    size: &str,
-    order: &str,
-    path: &str,
-    ns: [f64; 2],
-    kernel: [f64; 2],
-    allocations: usize,
-) {
+/// In how many cells the limits cost little.
+#[derive(Default)]
+struct Verdict {
+    cells: usize,
+    small: usize,
+    beside_kernel: usize,
+}
+
+impl Verdict {
+    fn add(&mut self, ns: [f64; 2], added: [f64; 2], kernel: [f64; 2]) {
+        for at in 0..2 {
+            self.cells += 1;
+            self.small += usize::from(added[at] <= 25.0_f64.max(ns[at] / 4.0));
+            self.beside_kernel += usize::from(added[at] <= kernel[at] / 50.0);
+        }
+    }
+}
+
+fn print_row(names: [&str; 3], ns: [f64; 2], added: [f64; 2], kernel: [f64; 2]) {
+    let [size, order, path] = names;
     let share = |at: usize| format!("{:.0} ({:.1} %)", ns[at], 100.0 * ns[at] / kernel[at]);
-    println!("  {size:<8} {order:<12} {path:<20} {:>16} {:>16}  {allocations}", share(0), share(1));
+    let more = |at: usize| format!("{:+.0} ({:+.1} %)", added[at], 100.0 * added[at] / kernel[at]);
+    println!(
+        "  {size:<8} {order:<12} {path:<20} {:>14} {:>14} {:>16} {:>16}",
+        share(0),
+        share(1),
+        more(0),
+        more(1)
+    );
+}
+
+/// Every limit there is, each so wide that nothing is dropped: what is measured is keeping count.
+fn all_limits() -> Quotas {
+    let rate = Bandwidth { bytes_per_second: 125_000_000, burst_bytes: 1 << 50 };
+    let user = UserLimits {
+        allocations: Some(10),
+        bandwidth: Some(rate),
+        bandwidth_per_allocation: Some(rate),
+        volume_per_day: Some(1 << 50),
+        volume_per_month: Some(1 << 50),
+    };
+    Quotas {
+        default: user,
+        realm_allocations: Some(1 << 30),
+        realm_bandwidth: Some(rate),
+        total_bandwidth: Some(rate),
+        count_volume: true,
+        ..Quotas::default()
+    }
+}
+
+/// One path with one size of payload.
+#[derive(Clone, Copy)]
+struct Cell {
+    ns: f64,
+    added_ns: f64,
+    heap: usize,
+}
+
+/// Measures two relays in turn, so that what disturbs the one disturbs the other.
+fn measure(
+    effort: &Effort,
+    relays: [&mut Relay; 2],
+    path: Path,
+    payload: usize,
+    order: &[u32],
+) -> Cell {
+    let data = datagram(path, payload);
+    let [plain, limited] = relays;
+    let mut flows = [order.iter().copied().cycle(), order.iter().copied().cycle()];
+    let (mut ns, mut added) =
+        (Vec::with_capacity(effort.rounds), Vec::with_capacity(effort.rounds));
+    // Once through the table first: leases are taken then.
+    limited.turn(path, &data, flows[1].by_ref().take(order.len()));
+    let heap = Region::new(HEAP);
+    for _ in 0..effort.rounds {
+        let without = plain.turn(path, &data, flows[0].by_ref().take(effort.datagrams));
+        let with = limited.turn(path, &data, flows[1].by_ref().take(effort.datagrams));
+        ns.push(without);
+        added.push(with - without);
+    }
+    let used = heap.change();
+    Cell { ns: median(ns), added_ns: median(added), heap: used.allocations + used.reallocations }
 }
 
 /// A server with allocations that were made as clients make them.
 struct Relay {
     server: Server,
     ledger: Ledger,
-    key: IntegrityKey,
 }
 
 impl Relay {
-    fn with_allocations(size: u32) -> Self {
-        let md5 = PasswordAlgorithm::Md5;
-        let key = LongTermKey::derive(md5, USER.as_bytes(), REALM.as_bytes(), PASSWORD.as_bytes());
-        let mut relay = Self {
-            server: server(),
-            ledger: Ledger::new(Arc::new(Quotas::default()), NOW.mono_ns),
-            key: IntegrityKey::new(IntegrityAlgorithm::Sha1, key.as_bytes()),
-        };
+    fn with_allocations(size: u32, quotas: Quotas) -> Self {
+        let quotas = Arc::new(quotas);
+        let ledger = Ledger::new(Arc::clone(&quotas), NOW.mono_ns);
+        let mut relay = Self { server: server(quotas), ledger };
         (0..size).for_each(|flow| relay.allocate(flow));
         assert_eq!(relay.server.allocations(), size as usize);
         relay
@@ -169,10 +251,11 @@ impl Relay {
         let mut buffer = [0; 512];
         let mut builder = new_request(&mut buffer, method);
         fill(&mut builder);
-        builder.add(&Username(USER.as_bytes())).expect(FITS);
+        let (name, key) = user(flow);
+        builder.add(&Username(name.as_bytes())).expect(FITS);
         builder.add(&Realm(REALM.as_bytes())).expect(FITS);
         builder.add(&Nonce(nonce)).expect(FITS);
-        builder.integrity(&self.key).expect(FITS);
+        builder.integrity(&key).expect(FITS);
         let len = builder.finish();
         let mut out = [0; 1500];
         let len = self.exchange(flow, &buffer[..len], &mut out);
@@ -208,29 +291,22 @@ impl Relay {
         answered
     }
 
-    /// Nanoseconds per datagram on one path, and heap allocations of all of them.
-    fn measure(
-        &mut self,
-        effort: &Effort,
-        path: Path,
-        payload: usize,
-        order: &[u32],
-    ) -> (f64, usize) {
-        let data = datagram(path, payload);
-        let mut rounds = Vec::with_capacity(effort.rounds);
-        let mut flows = order.iter().copied().cycle();
-        let heap = Region::new(HEAP);
-        for _ in 0..effort.rounds {
-            let started = Instant::now();
-            for flow in flows.by_ref().take(effort.datagrams) {
-                let route = self.route(path, flow, black_box(&data));
-                assert!(matches!(route, Route::ToPeer { .. } | Route::ToClient { .. }));
-                black_box(route);
+    /// Nanoseconds per datagram of one turn.
+    fn turn(&mut self, path: Path, data: &[u8], flows: impl Iterator<Item = u32>) -> f64 {
+        let started = Instant::now();
+        let mut count = 0;
+        for flow in flows {
+            let mut route = self.route(path, flow, black_box(data));
+            if matches!(route, Route::Lease) {
+                self.ledger.exchange(0, self.server.exchange(), NOW.mono_ns);
+                self.server.handle(Event::Exchanged, NOW, &mut []);
+                route = self.route(path, flow, black_box(data));
             }
-            rounds.push(started.elapsed().as_nanos() as f64 / effort.datagrams as f64);
+            assert!(matches!(route, Route::ToPeer { .. } | Route::ToClient { .. }));
+            black_box(route);
+            count += 1;
         }
-        let used = heap.change();
-        (median(rounds), used.allocations + used.reallocations)
+        started.elapsed().as_nanos() as f64 / f64::from(count)
     }
 
     fn route(&mut self, path: Path, flow: u32, data: &[u8]) -> Route {
@@ -257,16 +333,21 @@ fn new_request(buffer: &mut [u8], method: Method) -> Builder<'_> {
     Builder::new(buffer, Class::Request, method, transaction).expect(FITS)
 }
 
-fn server() -> Server {
-    let user = StaticUser {
-        name: USER.to_owned(),
-        credential: UserCredential::Password(PASSWORD.to_owned()),
-    };
+/// The n-th client's user: a time-limited name, so that there may be very many.
+fn user(flow: u32) -> (String, IntegrityKey) {
+    let name = format!("4000000000:{flow}");
+    let password = rest_password(SECRET, name.as_bytes());
+    let md5 = PasswordAlgorithm::Md5;
+    let key = LongTermKey::derive(md5, name.as_bytes(), REALM.as_bytes(), password.as_bytes());
+    (name, IntegrityKey::new(IntegrityAlgorithm::Sha1, key.as_bytes()))
+}
+
+fn server(quotas: Arc<Quotas>) -> Server {
     let auth = Auth::new(AuthConfig {
         realm: REALM.to_owned(),
-        users: vec![user],
+        users: Vec::new(),
         users_elsewhere: false,
-        rest_secrets: Vec::new(),
+        rest_secrets: vec![SECRET.to_vec()],
         rest_separator: b':',
         nonce_secret: b"0123456789abcdef".to_vec(),
         nonce_lifetime_s: 3600,
@@ -281,7 +362,7 @@ fn server() -> Server {
             ..PolicyConfig::default()
         }),
         limits: Limits::default(),
-        quotas: Arc::new(Quotas::default()),
+        quotas,
         v4: true,
         v6: false,
     };

@@ -46,8 +46,8 @@ pub enum UserCommand {
     Limit(LimitCommandArgs),
     /// Remove a user
     ///
-    /// Nothing is asked. Sessions that are going on end by themselves: the next request of each is
-    /// answered with 401. What the user used stays counted.
+    /// Nothing is asked. Sessions that are going on end within two seconds. What the user used
+    /// stays counted.
     Remove(RemoveArgs),
     /// Show what users used today and this month
     ///
