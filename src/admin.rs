@@ -145,16 +145,7 @@ impl Api {
         shard: usize,
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, Problem> {
-        let (sender, answer) = oneshot::channel();
-        self.subject.mailboxes[shard].send(command(sender));
-        match time::timeout(SHARD_TIME, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(Problem::unavailable(format!("shard {shard} has ended"))),
-            Err(_) => Err(Problem::unavailable(format!(
-                "shard {shard} did not answer within {} s; see /livez and the log",
-                SHARD_TIME.as_secs()
-            ))),
-        }
+        ask(&self.subject.mailboxes, shard, command).await
     }
 
     /// How many shards there are.
@@ -165,6 +156,23 @@ impl Api {
     /// The clock of the shards and the ledger.
     fn now_ns(&self) -> u64 {
         (self.subject.view.mono_ns)()
+    }
+}
+
+async fn ask<T>(
+    mailboxes: &[Mailbox],
+    shard: usize,
+    command: impl FnOnce(oneshot::Sender<T>) -> Command,
+) -> Result<T, Problem> {
+    let (sender, answer) = oneshot::channel();
+    mailboxes[shard].send(command(sender));
+    match time::timeout(SHARD_TIME, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) => Err(Problem::unavailable(format!("shard {shard} has ended"))),
+        Err(_) => Err(Problem::unavailable(format!(
+            "shard {shard} did not answer within {} s; see /livez and the log",
+            SHARD_TIME.as_secs()
+        ))),
     }
 }
 

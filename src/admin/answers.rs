@@ -121,7 +121,7 @@ pub struct Users {
 
 /// A user with allocations. Behind rotating time-limited usernames it is the part that is not the
 /// timestamp. What was relayed and dropped is counted since the first of the user's present
-/// allocations.
+/// allocations, if there is any limit of bandwidth or volume or a database; else it stays 0.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct User {
     /// The name.

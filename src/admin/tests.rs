@@ -4,7 +4,8 @@ use serde_json::Value;
 use utoipa::OpenApi as _;
 
 use super::description::Description;
-use super::table;
+use super::{ask, table};
+use crate::mailbox::{Command, Mailbox};
 
 fn description() -> Value {
     serde_json::to_value(Description::openapi()).unwrap()
@@ -44,4 +45,19 @@ fn the_description_is_whole() {
         let name = reference.split('"').next().unwrap();
         assert!(description["components"]["schemas"][name].is_object(), "{name} is missing");
     }
+}
+
+#[tokio::test]
+async fn a_shard_that_does_not_answer_is_named() {
+    let [(silent, _inbox), (ended, inbox)] = [(); 2].map(|()| Mailbox::new().unwrap());
+    drop(inbox);
+    let mailboxes = [silent, ended];
+    let detail = async |shard| {
+        let asked = ask(&mailboxes, shard, |answer| Command::Session(1, answer)).await;
+        let problem = serde_json::to_value(asked.unwrap_err()).unwrap();
+        assert_eq!(problem["status"], 503);
+        problem["detail"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(detail(1).await, "shard 1 has ended");
+    assert!(detail(0).await.starts_with("shard 0 did not answer within 2 s"));
 }

@@ -163,6 +163,37 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_hostile_name_steers_no_terminal() {
+        let session = Session {
+            id: "281474976710657".to_owned(),
+            user: "%1B\u{1b}[2J\nx\u{202e}".to_owned(),
+            user_encoding: answers::Encoding::Utf8,
+            username: String::new(),
+            username_encoding: answers::Encoding::Utf8,
+            transport: "udp".to_owned(),
+            client: "192.0.2.1:5000".to_owned(),
+            server: "192.0.2.2:3478".to_owned(),
+            relayed_addresses: vec!["192.0.2.2:50000".to_owned()],
+            age_seconds: 61,
+            expires_in_seconds: 539,
+            permissions: 1,
+            channels: 0,
+            relayed: turnway_relay::Traffic::default().into(),
+            dropped_by_limits: 0,
+        };
+        let percent = Session {
+            user: "%FF%1B".to_owned(),
+            user_encoding: answers::Encoding::Percent,
+            ..session.clone()
+        };
+        let text = sessions(&[session, percent], false);
+        assert_eq!(text.lines().count(), 3, "{text:?}");
+        assert!(text.contains(" %251B%1B[2J%0Ax%E2%80%AE "), "{text:?}");
+        assert!(text.contains(" %FF%1B "), "{text:?}");
+        assert!(text.contains("udp 192.0.2.1:5000  192.0.2.2:50000  1m 1s  8m 59s"), "{text:?}");
+    }
+
+    #[test]
     fn ages_have_two_units() {
         assert_eq!([5, 65, 3_700, 90_000].map(age), ["5s", "1m 5s", "1h 1m", "1d 1h"]);
     }
