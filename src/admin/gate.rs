@@ -38,6 +38,9 @@ impl Token {
     }
 }
 
+/// What stands before the token (RFC 6750 section 2.1).
+const SCHEME: &[u8] = b"Bearer ";
+
 pub(super) struct Gate {
     pub(super) token: Arc<Token>,
     pub(super) required: bool,
@@ -54,11 +57,10 @@ impl Gate {
                 false => Ok(()),
             };
         };
-        let (scheme, token) = match shown.as_bytes().split_at_checked(7) {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => (scheme, token),
+        let token = match shown.as_bytes().split_at_checked(SCHEME.len()) {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case(SCHEME) => token,
             Some(_) | None => return Err("write `Authorization: Bearer <token>`"),
         };
-        debug_assert_eq!(scheme.len(), 7);
         match self.token.is(token) {
             true => Ok(()),
             false => Err("the token is not the one of [admin]"),
