@@ -145,5 +145,6 @@ fn quotas(config: &Config, rows: &[UserRow]) -> Quotas {
         total_bandwidth: config.limits.bandwidth,
         prefix: quota.prefix,
         count_volume: config.auth.database.is_some(),
+        watched: config.admin.listen.is_some(),
     }
 }

@@ -99,6 +99,8 @@ pub struct Quotas {
     pub prefix: PrefixLimit,
     /// Whether the volume of every user is counted, limited or not.
     pub count_volume: bool,
+    /// Whether somebody looks at what users relay, limited or not.
+    pub watched: bool,
 }
 
 impl Quotas {
@@ -116,6 +118,7 @@ impl Quotas {
                 || limits.volume_per_month.is_some()
         };
         self.count_volume
+            || self.watched
             || self.realm_bandwidth.is_some()
             || self.total_bandwidth.is_some()
             || metered(&self.default)

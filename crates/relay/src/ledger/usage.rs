@@ -124,9 +124,7 @@ impl Usage {
     pub fn spent(&self, account: &[u8], limits: &UserLimits) -> Option<Period> {
         let reached =
             |limit: Option<u64>, used: Used| limit.is_some_and(|most| used.total() >= most);
-        if limits.volume_per_day.or(limits.volume_per_month).is_none() {
-            return None;
-        }
+        limits.volume_per_day.or(limits.volume_per_month)?;
         let counters = self.of(account).unwrap_or_default();
         if reached(limits.volume_per_month, counters.month) {
             return Some(Period::Month);
