@@ -6,9 +6,11 @@
 //! ([`Ledger::exchange`]), some hundred times a second at most for a user at the limit.
 //!
 //! - `divider.rs`: one bandwidth limit divided among shards
+//! - `resting.rs`: what users have left of theirs that went away a moment ago
 //! - `usage.rs`: the volume of the day and the month, and what of it is not saved yet
 
 mod divider;
+mod resting;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -17,13 +19,14 @@ use core::net::IpAddr;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use divider::Report;
+pub use divider::{Answer, Report};
 pub use usage::{Counters, Periods, Used};
 
 use crate::address::NANOS_PER_SECOND;
 use crate::outcome::{Period, Quota, Reason};
 use crate::quota::{Bandwidth, Quotas, UserLimits};
 use divider::Divider;
+use resting::Resting;
 use usage::Usage;
 
 /// A direction of relaying. Each has limits of its own.
@@ -72,8 +75,8 @@ pub struct Ask {
     pub direction: Direction,
     /// What the shard says and wants.
     pub report: Report,
-    /// The answer: bytes leased.
-    pub granted: u64,
+    /// The answer.
+    pub answer: Answer,
 }
 
 /// What a user was seen to do on one shard since the last count.
@@ -192,6 +195,7 @@ pub struct Ledger {
     /// No two users had the same one.
     next_generation: u32,
     by_account: BTreeMap<Arc<[u8]>, u32>,
+    resting: Resting,
     prefixes: BTreeMap<IpAddr, u32>,
     allocations: u32,
     realm: Option<[Divider; 2]>,
@@ -215,8 +219,8 @@ struct User {
     bandwidth: Option<[Divider; 2]>,
     relayed: [u64; 2],
     dropped: [Dropped; LIMITS.len()],
-    /// Whether it was said that the volume is spent.
-    announced: bool,
+    /// The period that was said to be spent.
+    announced: Option<Period>,
     rates: Rates,
 }
 
@@ -238,6 +242,7 @@ impl Ledger {
             free: Vec::new(),
             next_generation: 0,
             by_account: BTreeMap::new(),
+            resting: Resting::default(),
             prefixes: BTreeMap::new(),
             allocations: 0,
             realm: None,
@@ -315,7 +320,7 @@ impl Ledger {
             }
         }
         if user.allocations == 0 {
-            self.remove(release.user);
+            self.remove(release.user, now_ns);
         }
     }
 
@@ -334,7 +339,8 @@ impl Ledger {
                 Scope::Total => self.total.as_mut(),
             };
             // A limit that is no more bounds nothing; the shard will hear of it soon.
-            ask.granted = dividers.map_or(ask.report.want, |dividers| {
+            let unbounded = Answer { granted: ask.report.want, ..Answer::default() };
+            ask.answer = dividers.map_or(unbounded, |dividers| {
                 dividers[ask.direction.index()].exchange(shard, ask.report, now_ns)
             });
         }
@@ -412,8 +418,8 @@ impl Ledger {
             self.usage.add(&user.account, count.relayed);
         }
         count.spent = self.usage.spent(&user.account, limits);
-        count.crossed = count.spent.is_some() && !user.announced;
-        user.announced = count.spent.is_some();
+        count.crossed = count.spent.is_some() && count.spent != user.announced;
+        user.announced = count.spent;
     }
 
     fn add(&mut self, account: &Arc<[u8]>, now_ns: u64) -> u32 {
@@ -424,7 +430,7 @@ impl Ledger {
         self.next_generation = self.next_generation.wrapping_add(1);
         self.users[slot as usize].generation = self.next_generation;
         let limits = *self.quotas.of(account);
-        let mut bandwidth = None;
+        let mut bandwidth = self.resting.wake(account, now_ns);
         set_limit(&mut bandwidth, limits.bandwidth, now_ns);
         self.users[slot as usize].user = Some(Box::new(User {
             account: Arc::clone(account),
@@ -434,18 +440,21 @@ impl Ledger {
             bandwidth,
             relayed: [0; 2],
             dropped: [Dropped::default(); LIMITS.len()],
-            announced: false,
+            announced: None,
             rates: Rates { since_ns: now_ns, ..Rates::default() },
         }));
         self.by_account.insert(Arc::clone(account), slot);
         slot
     }
 
-    fn remove(&mut self, id: UserId) {
+    fn remove(&mut self, id: UserId, now_ns: u64) {
         let slot = &mut self.users[id.slot as usize];
         if let Some(user) = slot.user.take() {
             self.by_account.remove(&user.account);
             self.free.push(id.slot);
+            if let Some(bandwidth) = user.bandwidth {
+                self.resting.rest(user.account, bandwidth, now_ns);
+            }
         }
         // The memory of a peak is given back when the last user has gone.
         if self.by_account.is_empty() {

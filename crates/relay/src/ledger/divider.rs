@@ -1,12 +1,15 @@
 //! One limit in one direction, divided among the shards that use it.
 //!
-//! Bytes come at the limit's rate. While nobody lacks any they pile up in the pool, up to the
-//! burst, and a shard takes what it asks for. Once somebody lacks some, what comes is divided at
-//! once by need: a shard's need is what its contented members use, and an equal share for each
-//! member that was refused. So each member of each shard gets the same, and what one leaves goes
-//! to the others (max-min). At all times
+//! Bytes come into the pool at the limit's rate, up to the burst. While nobody lacks any, a shard
+//! takes what it asks for. Once somebody lacks some, each shard is *due* a part of what comes, by
+//! need: what its contented members use, and an equal share for each member that was refused. So
+//! each member of each shard gets the same, and what one leaves goes to the others (max-min).
 //!
-//! > pool + owed to shards + leased by shards and not known to be spent ≤ burst
+//! What a shard is due is only a turn, and may be overdrawn for a whole datagram: parts of
+//! datagrams that lie with many shards would be of use to none. What bounds the rate are the bytes.
+//! At all times
+//!
+//! > pool + leased by shards and not known to be spent ≤ burst
 //!
 //! so that no more than the burst and what the rate brings ever passes, however many shards.
 
@@ -14,11 +17,23 @@ use crate::address::NANOS_PER_SECOND;
 use crate::bucket::Flow;
 use crate::quota::Bandwidth;
 
-/// A shard that has not asked for so long neither uses the limit nor lacks anything of it.
-const LIVE_NS: u64 = 500_000_000;
-
 /// What contented members use is measured over at least this time.
 const MEASURE_NS: u64 = 50_000_000;
+
+/// See [`Answer::patience_ns`], where `members` share a limit: the time in which each can pass
+/// some datagrams, within bounds.
+fn patience_ns(limit: &Bandwidth, members: u64) -> u64 {
+    const LEAST_NS: u64 = 500_000_000;
+    const MOST_NS: u64 = 4 * NANOS_PER_SECOND;
+    const BYTES: u128 = 4 * 1_500;
+    let all = BYTES * u128::from(members) * u128::from(NANOS_PER_SECOND);
+    let all_ns = all / u128::from(limit.bytes_per_second.max(1));
+    all_ns.clamp(u128::from(LEAST_NS), u128::from(MOST_NS)) as u64
+}
+
+/// A shard that lacked nothing and asks for nothing is still provided for so much longer than one
+/// that did: its members may send only now and then.
+const CONTENT_PATIENCE: u64 = 4;
 
 /// What a shard says of a limit when it asks for more of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,9 +48,28 @@ pub struct Report {
     pub active: u32,
     /// Leased bytes that are given back.
     pub give_back: u64,
-    /// Bytes asked for.
+    /// Bytes without which the rest is of no use: a datagram waits for them.
+    pub need: u64,
+    /// Bytes asked for; at least `need`.
     pub want: u64,
 }
+
+/// What a shard gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Bytes leased.
+    pub granted: u64,
+    /// The shard's part of the burst.
+    pub part: u64,
+    /// How many bytes may pass that are nobody's turn: so much of the burst is unspent.
+    pub spare: u64,
+    /// How long whoever was refused or silent is taken to be still hungry or still there.
+    pub patience_ns: u64,
+}
+
+/// What a shard does not fetch is kept for it for 1/8 s; others lack it.
+const DUES_PER_SECOND: u128 = 8;
+const DUE_LEAST: u128 = 1_500;
 
 /// See the module.
 #[derive(Debug)]
@@ -43,7 +77,7 @@ pub(super) struct Divider {
     limit: Bandwidth,
     flow: Flow,
     pool: u64,
-    /// Pool, owed and leased together.
+    /// Pool and leased together.
     unspent: u64,
     claims: Vec<Claim>,
 }
@@ -52,8 +86,8 @@ pub(super) struct Divider {
 #[derive(Debug)]
 struct Claim {
     shard: u16,
-    /// Set apart and not fetched yet.
-    owed: u64,
+    /// What it may fetch, or took beyond that.
+    due: i128,
     /// Leased and not known to be spent.
     leased: u64,
     seen_ns: u64,
@@ -81,19 +115,20 @@ impl Divider {
     }
 
     /// Takes in what a shard says and gives it what it may have, at most what it wants.
-    pub(super) fn exchange(&mut self, shard: u16, report: Report, now_ns: u64) -> u64 {
+    pub(super) fn exchange(&mut self, shard: u16, report: Report, now_ns: u64) -> Answer {
         self.advance(now_ns);
         let index = self.claim(shard, now_ns);
         let claim = &mut self.claims[index];
         let used = report.used.min(claim.leased);
         let give_back = report.give_back.min(claim.leased - used);
         claim.leased -= used + give_back;
+        claim.due += i128::from(give_back);
         claim.measure(&report, now_ns);
         self.unspent -= used;
         self.pool += give_back;
         self.clamp();
         self.weigh();
-        self.grant(index, report.want)
+        self.grant(index, &report)
     }
 
     /// A shard has no member left: everything it had comes back, less what it spent.
@@ -105,37 +140,49 @@ impl Divider {
         let claim = self.claims.swap_remove(index);
         let unspent = unspent.min(claim.leased);
         self.unspent -= claim.leased - unspent;
-        self.pool += claim.owed + unspent;
+        self.pool += unspent;
         self.clamp();
         self.weigh();
     }
 
-    /// Divides what has come since the last call.
-    fn advance(&mut self, now_ns: u64) {
-        let room = self.limit.burst_bytes.saturating_sub(self.unspent);
-        let mut gained = self.flow.advance(self.limit.bytes_per_second, now_ns, room);
-        self.unspent += gained;
-        self.forget(now_ns);
-        let hungry = self.claims.iter().any(|claim| claim.hungry > 0);
-        let weights: u128 = self.claims.iter().map(|claim| claim.weight).sum();
-        if hungry && weights > 0 {
-            let all = u128::from(gained);
-            for claim in &mut self.claims {
-                let part = (all * claim.weight / weights) as u64;
-                claim.owed += part;
-                gained -= part;
-            }
-        }
-        self.pool += gained;
+    /// When the pool will be full if nobody takes anything.
+    pub(super) fn full_ns(&mut self, now_ns: u64) -> u64 {
+        self.advance(now_ns);
+        let lacks = u128::from(self.limit.burst_bytes.saturating_sub(self.unspent));
+        let rate = u128::from(self.limit.bytes_per_second.max(1));
+        let fills_ns = (lacks * u128::from(NANOS_PER_SECOND)).div_ceil(rate);
+        now_ns.saturating_add(u64::try_from(fills_ns).unwrap_or(u64::MAX))
     }
 
-    /// Takes back what is owed to shards that ask no more.
-    fn forget(&mut self, now_ns: u64) {
-        let mut changed = false;
+    /// Takes in what has come since the last call, and says whose turn it is to have it.
+    fn advance(&mut self, now_ns: u64) {
+        let room = self.limit.burst_bytes.saturating_sub(self.unspent);
+        let gained = self.flow.advance(self.limit.bytes_per_second, now_ns, room);
+        self.unspent += gained;
+        self.pool += gained;
+        self.forget(now_ns);
+        let weights: u128 = self.claims.iter().map(|claim| claim.weight).sum();
+        let least = -i128::from(self.limit.burst_bytes);
         for claim in &mut self.claims {
-            if now_ns.saturating_sub(claim.seen_ns) > LIVE_NS && claim.active > 0 {
-                self.pool += core::mem::take(&mut claim.owed);
+            let part = (u128::from(gained) * claim.weight).checked_div(weights).unwrap_or(0);
+            let most = (claim.weight / DUES_PER_SECOND).max(DUE_LEAST);
+            claim.due = (claim.due + part as i128).clamp(least, most as i128);
+        }
+    }
+
+    /// Nothing is due to shards that ask no more. One that lacked something lacks it no longer;
+    /// what its other members use is provided for a while more.
+    fn forget(&mut self, now_ns: u64) {
+        let patience_ns = self.patience_ns();
+        let mut changed = false;
+        for claim in self.claims.iter_mut().filter(|claim| claim.active > 0) {
+            let silent_ns = now_ns.saturating_sub(claim.seen_ns);
+            if silent_ns > CONTENT_PATIENCE * patience_ns {
                 (claim.hungry, claim.active, claim.content_rate) = (0, 0, 0);
+                changed = true;
+            } else if silent_ns > patience_ns && claim.hungry > 0 {
+                // Should it come back, it has a turn.
+                (claim.hungry, claim.due) = (0, 1);
                 changed = true;
             }
         }
@@ -145,11 +192,16 @@ impl Divider {
         }
     }
 
+    fn patience_ns(&self) -> u64 {
+        let active = self.claims.iter().map(|claim| u64::from(claim.active)).sum();
+        patience_ns(&self.limit, active)
+    }
+
     fn claim(&mut self, shard: u16, now_ns: u64) -> usize {
         self.claims.iter().position(|claim| claim.shard == shard).unwrap_or_else(|| {
             self.claims.push(Claim {
                 shard,
-                owed: 0,
+                due: 1,
                 leased: 0,
                 seen_ns: now_ns,
                 hungry: 0,
@@ -163,39 +215,60 @@ impl Divider {
         })
     }
 
-    /// Weighs the claims by need.
+    /// Weighs the claims by need. While nobody lacks anything, nothing is due to anybody.
     fn weigh(&mut self) {
         let rate = self.limit.bytes_per_second;
         let content: u64 = self.claims.iter().map(|claim| claim.content_rate).sum();
         let hungry: u64 = self.claims.iter().map(|claim| u64::from(claim.hungry)).sum();
         let active: u64 = self.claims.iter().map(|claim| u64::from(claim.active)).sum();
+        if hungry == 0 {
+            for claim in &mut self.claims {
+                (claim.due, claim.weight) = (0, 0);
+            }
+            return;
+        }
         // An equal share of all that there is, or of all that the contented leave.
         let of_all = rate / active.max(1);
-        let share = (rate.saturating_sub(content) / hungry.max(1)).max(of_all).max(1);
+        let share = (rate.saturating_sub(content) / hungry).max(of_all).max(1);
         for claim in &mut self.claims {
             // A little more than was used, so that a content shard is not held to its past.
-            let content = u128::from(claim.content_rate) * 9 / 8;
+            let used = u128::from(claim.content_rate) * 5 / 4;
+            let content = u128::from(claim.active.saturating_sub(claim.hungry));
+            let content = used.min(content * u128::from(share));
             claim.weight = content + u128::from(claim.hungry) * u128::from(share);
         }
     }
 
-    fn grant(&mut self, index: usize, want: u64) -> u64 {
+    fn grant(&mut self, index: usize, report: &Report) -> Answer {
+        let (need, want) = (report.need, report.want.max(report.need));
         let weights: u128 = self.claims.iter().map(|claim| claim.weight).sum();
         let hungry: u32 = self.claims.iter().map(|claim| claim.hungry).sum();
-        let claim = &mut self.claims[index];
-        let owed = core::mem::take(&mut claim.owed);
-        let from_owed = owed.min(want);
-        self.pool += owed - from_owed;
-        // While others lack some, nobody takes the whole pool.
-        let others_lack = hungry > claim.hungry;
-        let reach = match others_lack {
-            true => (u128::from(self.pool) * claim.weight / weights.max(1)) as u64,
-            false => self.pool,
+        let due = |claim: &Claim| claim.due.clamp(0, i128::from(self.pool)) as u64;
+        let to_all: u64 = self.claims.iter().map(due).sum();
+        let claim = &self.claims[index];
+        let part = |bytes: u64| {
+            (u128::from(bytes) * claim.weight).checked_div(weights).unwrap_or(bytes.into()) as u64
         };
-        let from_pool = reach.min(want - from_owed);
-        self.pool -= from_pool;
-        claim.leased += from_owed + from_pool;
-        from_owed + from_pool
+        let mine = due(claim).min(self.pool.saturating_sub(to_all - due(claim)));
+        let nobodys = self.pool.saturating_sub(to_all);
+        // While others lack some, nobody takes all that is left.
+        let others_lack = hungry > claim.hungry;
+        let extra = if others_lack { part(nobodys) } else { nobodys };
+        let brimming = self.unspent >= self.limit.burst_bytes - self.limit.burst_bytes / 8;
+        let turn = claim.due > 0 || !others_lack || nobodys >= need || brimming;
+        let reach = match mine + extra {
+            enough if enough >= need => enough,
+            _ if turn && self.pool >= need => need,
+            _ => 0,
+        };
+        let granted = reach.min(want);
+        let ample = self.limit.burst_bytes / 2;
+        let (spare, part) = (part(self.unspent.saturating_sub(ample)), part(ample));
+        self.pool -= granted;
+        let claim = &mut self.claims[index];
+        claim.due -= i128::from(granted.saturating_sub(extra));
+        claim.leased += granted;
+        Answer { granted, part, spare, patience_ns: self.patience_ns() }
     }
 
     /// Gives up what is above the burst, after it became smaller or more came back than fits.
@@ -205,11 +278,16 @@ impl Divider {
         self.unspent -= excess;
     }
 
+    #[cfg(test)]
+    pub(super) fn limit(&self) -> Bandwidth {
+        self.limit
+    }
+
     /// Bytes that may still pass at once, for whoever checks the sums.
     #[cfg(test)]
     pub(super) fn unspent(&self) -> u64 {
-        let owed: u64 = self.claims.iter().map(|claim| claim.owed + claim.leased).sum();
-        assert_eq!(self.unspent, self.pool + owed, "bytes were lost or made");
+        let leased: u64 = self.claims.iter().map(|claim| claim.leased).sum();
+        assert_eq!(self.unspent, self.pool + leased, "bytes were lost or made");
         self.unspent
     }
 }
@@ -224,7 +302,9 @@ impl Claim {
         if elapsed_ns >= MEASURE_NS {
             let per_second =
                 u128::from(self.content) * u128::from(NANOS_PER_SECOND) / u128::from(elapsed_ns);
-            self.content_rate = u64::try_from(per_second).unwrap_or(u64::MAX);
+            // A few datagrams less in so short a time are no lesser need.
+            let before = self.content_rate - self.content_rate / 8;
+            self.content_rate = u64::try_from(per_second).unwrap_or(u64::MAX).max(before);
             self.content = 0;
             self.measured_ns = now_ns;
         }

@@ -3,7 +3,7 @@
 //! Kept here for as long as the periods last, since a user with a volume limit may come back;
 //! whatever is not saved yet is handed to whoever saves it ([`Usage::take_unsaved`]). How many
 //! accounts are remembered is bounded: beyond [`ACCOUNTS_MAX`] the one of a few that has used
-//! least is forgotten, and counted.
+//! least is forgotten, or the new one if none of these is saved yet; either is counted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::outcome::Period;
 use crate::quota::UserLimits;
 
 /// The most accounts whose volume is kept in mind: some 100 MB.
-pub(super) const ACCOUNTS_MAX: usize = 1 << 19;
+pub(super) const ACCOUNTS_MAX: usize = if cfg!(test) { 64 } else { 1 << 19 };
 
 /// Payload bytes of each direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,7 +104,10 @@ impl Usage {
             return;
         }
         if self.accounts.len() >= ACCOUNTS_MAX && !self.accounts.contains_key(account) {
-            self.forget_one(account);
+            self.forgotten += 1;
+            if !self.forget_one(account) {
+                return;
+            }
         }
         let entry = self.accounts.entry(Arc::clone(account)).or_default();
         if entry.unsaved == Used::default() {
@@ -144,21 +147,25 @@ impl Usage {
         taken.into_iter().filter_map(take).collect()
     }
 
-    /// Accounts forgotten because there were too many; they began anew.
+    /// How often an account was forgotten because there were too many.
     pub fn forgotten(&self) -> u64 {
         self.forgotten
     }
 
-    /// Makes room: of the saved ones among the few next to `account`, the one that used least.
-    fn forget_one(&mut self, account: &Arc<[u8]>) {
+    #[cfg(test)]
+    pub(super) fn accounts(&self) -> usize {
+        self.accounts.len()
+    }
+
+    /// Makes room, if it can: of the saved ones among the few next to `account`, the one that used
+    /// least goes.
+    fn forget_one(&mut self, account: &Arc<[u8]>) -> bool {
         let after = self.accounts.range::<Arc<[u8]>, _>(account..);
         let near = after.chain(self.accounts.iter()).take(NEAR);
         let saved = near.filter(|(_, entry)| entry.unsaved == Used::default());
         let least = saved.min_by_key(|(_, entry)| entry.counters.month.total());
-        if let Some(least) = least.map(|(account, _)| Arc::clone(account)) {
-            self.accounts.remove(&least);
-            self.forgotten += 1;
-        }
+        let least = least.map(|(account, _)| Arc::clone(account));
+        least.is_some_and(|least| self.accounts.remove(&least).is_some())
     }
 }
 

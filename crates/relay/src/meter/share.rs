@@ -2,28 +2,27 @@
 //!
 //! While the lease does, everybody spends it as they come. When a lease could not be had the
 //! limit is *contended* for a while: each member (an allocation of the user; a user of the realm
-//! or the server) then needs credit to pass. What comes in is credited in equal parts; who has
-//! much credit already gets no more, so that what one leaves the others get (max-min). Credit is
-//! only a turn: what bounds the rate are the leased bytes.
+//! or the server) then needs credit to pass: as much as the datagram is long, or what its part of
+//! the burst allows it to save up, so that nobody is late for its turn. What comes in is credited
+//! in equal parts; who has much credit already gets no more, so that what one leaves the others
+//! get (max-min). What is held for nobody, or for so many that the burst would overflow, is spare:
+//! it passes without credit. Credit is only a turn: what bounds the rate are the leased bytes.
 
-use crate::ledger::Report;
-use crate::quota::{Bandwidth, DATAGRAM_BYTES};
-
-/// How long after the last refusal members still need credit, and how long one who was refused or
-/// silent is taken to be still hungry or still there.
-const CONTENDED_NS: u64 = 500_000_000;
+use crate::ledger::{Answer, Report};
+use crate::quota::Bandwidth;
 
 /// A contended lease is asked for at most this often...
 const ASK_NS: u64 = 10_000_000;
-/// ...or this often, where the burst would otherwise overflow between two leases.
-const ASK_LEAST_NS: u64 = 1_000_000;
+/// ...or this often, where the burst would otherwise overflow between two leases...
+const ASK_LEAST_NS: u64 = 100_000;
+/// ...and so much later for each member: whoever has very many pays for looking at all of them.
+const ASK_MEMBER_NS: u64 = 100;
 
 /// A lease that is not contended lasts at the full rate for 1/50 s: some 20 ms.
 const CHUNKS_PER_SECOND: u64 = 50;
 
 /// Unspent credit of a silent member is bounded by what it is due in 1/4 s.
 const CREDIT_PER_SECOND: u64 = 4;
-const CREDIT_LEAST: u64 = 4_096;
 
 /// What is to become of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +48,17 @@ pub(super) struct Share {
     used: u64,
     next_ask_ns: u64,
     contended_until_ns: u64,
-    /// Leased and not credited to anybody.
-    uncredited: u64,
+    /// Leased and not credited to anybody; negative where newcomers were credited in advance.
+    uncredited: i64,
+    /// What may pass without credit.
+    spare: u64,
+    /// What a member may hold back of the burst while it waits for its turn.
+    reserve: u64,
+    /// The longest datagram that has come while the limit is contended.
+    longest: u64,
+    /// How long after the last refusal members still need credit, and how long one who was
+    /// refused or silent is taken to be still hungry or still there.
+    patience_ns: u64,
     /// Bumped when all tickets become void. No ticket has 0.
     generation: u32,
     members: Vec<Member>,
@@ -75,6 +83,10 @@ impl Share {
             next_ask_ns: 0,
             contended_until_ns: 0,
             uncredited: 0,
+            spare: 0,
+            reserve: 0,
+            longest: 0,
+            patience_ns: 0,
             generation: 1,
             members: Vec::new(),
         }
@@ -97,20 +109,20 @@ impl Share {
         if self.leased >= len && !contended {
             return Verdict::Pass;
         }
-        let turn = self.leased >= len && {
-            let ample = self.leased >= len + self.limit.burst_bytes / 4;
-            let member = self.member(ticket, now_ns);
+        if contended {
+            self.longest = self.longest.max(len);
+            let (spare, enough) = (self.spare >= len, self.reserve.clamp(1, len.max(1)) as i64);
+            let member = self.member(ticket, enough, now_ns);
             member.seen_ns = now_ns;
-            member.credit > 0 || ample
-        };
-        if turn {
-            return Verdict::Pass;
+            if (member.credit >= enough || spare) && self.leased >= len {
+                return Verdict::Pass;
+            }
         }
         if now_ns >= self.next_ask_ns {
             return Verdict::Ask;
         }
-        self.contended_until_ns = now_ns + CONTENDED_NS;
-        let member = self.member(ticket, now_ns);
+        self.contended_until_ns = now_ns + self.patience_ns;
+        let member = self.member(ticket, 0, now_ns);
         (member.seen_ns, member.refused_ns) = (now_ns, now_ns);
         Verdict::Refuse
     }
@@ -123,9 +135,11 @@ impl Share {
             && let Some(member) = self.members.get_mut(ticket.index as usize)
         {
             member.used += len;
-            let floor =
-                -((self.limit.bytes_per_second / CREDIT_PER_SECOND + DATAGRAM_BYTES) as i64);
-            member.credit = (member.credit - len as i64).max(floor);
+            if member.credit < self.reserve.clamp(1, len.max(1)) as i64 {
+                self.spare = self.spare.saturating_sub(len);
+            }
+            // Nobody goes hungry for what was spare.
+            member.credit = (member.credit - len as i64).max(-(len as i64));
         }
     }
 
@@ -136,13 +150,12 @@ impl Share {
         report.used = core::mem::take(&mut self.used);
         report.content = report.used;
         let rate = self.limit.bytes_per_second;
-        let mut interval_ns = 0;
         if self.contended(now_ns) {
             (report.active, report.hungry) = (0, 0);
             for member in &mut self.members {
                 let used = core::mem::take(&mut member.used);
-                let hungry = now_ns < member.refused_ns + CONTENDED_NS;
-                report.active += u32::from(now_ns < member.seen_ns + CONTENDED_NS);
+                let hungry = now_ns < member.refused_ns + self.patience_ns;
+                report.active += u32::from(now_ns < member.seen_ns + self.patience_ns);
                 report.hungry += u32::from(hungry);
                 if hungry {
                     report.content = report.content.saturating_sub(used);
@@ -150,25 +163,32 @@ impl Share {
             }
             report.active = report.active.max(report.hungry).max(1);
             report.want = self.limit.burst_bytes;
+            // What does not do for a datagram here may do elsewhere.
+            if self.leased < len {
+                report.give_back = core::mem::take(&mut self.leased);
+                report.need = len;
+            }
         } else {
             let chunk = (rate / CHUNKS_PER_SECOND).min(self.limit.burst_bytes / 4);
-            report.want = chunk.max(len.saturating_sub(self.leased));
+            report.need = len.saturating_sub(self.leased);
+            report.want = chunk.max(report.need);
         }
-        let fills_ns = u128::from(self.limit.burst_bytes) * 500_000_000 / u128::from(rate.max(1));
-        interval_ns += fills_ns.clamp(u128::from(ASK_LEAST_NS), u128::from(ASK_NS)) as u64;
-        // Whoever has very many members pays for looking at all of them, not the others.
-        interval_ns += self.members.len() as u64 * 1_000;
-        self.next_ask_ns = now_ns + interval_ns;
+        let eighth_ns = u128::from(self.limit.burst_bytes) * 125_000_000 / u128::from(rate.max(1));
+        let interval_ns = eighth_ns.clamp(u128::from(ASK_LEAST_NS), u128::from(ASK_NS)) as u64;
+        self.next_ask_ns = now_ns + interval_ns + self.members.len() as u64 * ASK_MEMBER_NS;
         report
     }
 
     /// Takes in what the ledger gave of what was asked for.
-    pub(super) fn answered(&mut self, report: &Report, granted: u64, now_ns: u64) {
-        self.leased += granted;
+    pub(super) fn answered(&mut self, report: &Report, answer: Answer, now_ns: u64) {
+        self.leased += answer.granted;
+        self.patience_ns = answer.patience_ns;
+        // If anything is to spare, a datagram is.
+        self.spare = if answer.spare > 0 { answer.spare.max(self.longest) } else { 0 };
         if self.contended(now_ns) {
-            self.uncredited += granted;
-            self.credit(now_ns);
-        } else if granted >= report.want {
+            self.uncredited += answer.granted.saturating_sub(report.give_back) as i64;
+            self.credit(answer.part, now_ns);
+        } else if answer.granted >= report.want {
             self.next_ask_ns = now_ns;
         }
     }
@@ -201,29 +221,33 @@ impl Share {
     }
 
     /// Credits what came in, in equal parts to those who have room for it.
-    fn credit(&mut self, now_ns: u64) {
-        let here = |member: &Member| now_ns < member.seen_ns + CONTENDED_NS;
+    fn credit(&mut self, part: u64, now_ns: u64) {
+        let patience_ns = self.patience_ns;
+        let here = |member: &Member| now_ns < member.seen_ns + patience_ns;
         let active = self.members.iter().filter(|member| here(member)).count() as u64;
         if active == 0 {
             return;
         }
+        self.reserve = part / active;
         let due = self.limit.bytes_per_second / CREDIT_PER_SECOND / active;
-        let most = due.max(CREDIT_LEAST) as i64;
+        let most = due.max(self.longest) as i64;
         for _ in 0..ROUNDS {
             let open = |member: &&mut Member| here(member) && member.credit < most;
             let takers = self.members.iter_mut().filter(open).count() as u64;
-            let part = self.uncredited.checked_div(takers).unwrap_or(0);
+            let part = (self.uncredited.max(0) as u64).checked_div(takers).unwrap_or(0);
             if part == 0 {
                 break;
             }
             for member in self.members.iter_mut().filter(open) {
                 let part = part.min((most - member.credit) as u64);
                 member.credit += part as i64;
-                self.uncredited -= part;
+                self.uncredited -= part as i64;
             }
         }
         // What nobody has room for is there for whoever comes.
-        self.uncredited = self.uncredited.min(active);
+        self.uncredited = self.uncredited.min(active as i64);
+        let held: u64 = self.members.iter().map(|member| member.credit.max(0) as u64).sum();
+        self.spare = self.spare.max(self.leased.saturating_sub(held + active));
         if self.members.len() as u64 > 2 * active + 64 {
             self.dismiss();
         }
@@ -231,17 +255,19 @@ impl Share {
 
     /// Voids all tickets; who is still there takes a new one.
     fn dismiss(&mut self) {
+        (self.longest, self.uncredited) = (0, 0);
         self.members.clear();
         self.generation = self.generation.wrapping_add(1).max(1);
     }
 
-    fn member(&mut self, ticket: &mut Ticket, now_ns: u64) -> &mut Member {
+    fn member(&mut self, ticket: &mut Ticket, credit: i64, now_ns: u64) -> &mut Member {
         if ticket.generation != self.generation {
             if self.members.len() == self.members.capacity() && !self.members.is_empty() {
                 self.dismiss();
             }
             *ticket = Ticket { generation: self.generation, index: self.members.len() as u32 };
-            self.members.push(Member { credit: 1, seen_ns: now_ns, refused_ns: 0, used: 0 });
+            self.uncredited -= credit;
+            self.members.push(Member { credit, seen_ns: now_ns, refused_ns: 0, used: 0 });
         }
         &mut self.members[ticket.index as usize]
     }
