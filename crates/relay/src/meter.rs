@@ -13,8 +13,8 @@ use std::sync::Arc;
 use crate::address::Now;
 use crate::bucket::Bucket;
 use crate::ledger::{
-    Ask, Count, Direction, Dropped, Exchange, Grant, LIMITS, Last, Release, Report, Scope, UserId,
-    limit_index,
+    Answer, Ask, Count, Direction, Dropped, Exchange, Grant, LIMITS, Last, Release, Report, Scope,
+    UserId, limit_index,
 };
 use crate::outcome::{Period, Reason};
 use crate::quota::{Bandwidth, Quotas};
@@ -148,7 +148,12 @@ impl Meters {
                 if let Some(report) = report {
                     self.askers.push(asker);
                     let scope = if asker == Asker::Realm { Scope::Realm } else { Scope::Total };
-                    self.exchange.asks.push(Ask { scope, direction, report, granted: 0 });
+                    self.exchange.asks.push(Ask {
+                        scope,
+                        direction,
+                        report,
+                        answer: Answer::default(),
+                    });
                 }
             }
         }
@@ -286,7 +291,7 @@ impl Meters {
                 (Asker::User(_), Scope::Realm | Scope::Total) => None,
             };
             if let Some(shares) = shares {
-                shares[ask.direction.index()].answered(&ask.report, ask.granted, now_ns);
+                shares[ask.direction.index()].answered(&ask.report, ask.answer, now_ns);
             }
         }
         for (count, slot) in self.exchange.counts.drain(..).zip(self.counted.drain(..)) {
@@ -360,7 +365,12 @@ impl Meters {
         {
             let report = share.give_back();
             self.askers.push(Asker::User(slot));
-            self.exchange.asks.push(Ask { scope: Scope::User(id), direction, report, granted: 0 });
+            self.exchange.asks.push(Ask {
+                scope: Scope::User(id),
+                direction,
+                report,
+                answer: Answer::default(),
+            });
         }
     }
 
@@ -369,7 +379,7 @@ impl Meters {
         for (direction, share) in Direction::BOTH.into_iter().zip(shares.iter_mut().flatten()) {
             let report = share.give_back();
             self.askers.push(asker);
-            self.exchange.asks.push(Ask { scope, direction, report, granted: 0 });
+            self.exchange.asks.push(Ask { scope, direction, report, answer: Answer::default() });
         }
     }
 
@@ -389,7 +399,12 @@ impl Meters {
                 if let Some(report) = report {
                     self.askers.push(Asker::User(slot as u32));
                     let scope = Scope::User(user.id);
-                    self.exchange.asks.push(Ask { scope, direction, report, granted: 0 });
+                    self.exchange.asks.push(Ask {
+                        scope,
+                        direction,
+                        report,
+                        answer: Answer::default(),
+                    });
                 }
             }
             // Whether the volume is spent is the ledger's to say.
@@ -418,7 +433,12 @@ impl Meters {
             if let (Some(shares), Verdict::Ask) = (shares, verdict) {
                 let report = shares[direction.index()].ask(len, members, now_ns);
                 self.askers.push(asker);
-                self.exchange.asks.push(Ask { scope, direction, report, granted: 0 });
+                self.exchange.asks.push(Ask {
+                    scope,
+                    direction,
+                    report,
+                    answer: Answer::default(),
+                });
             }
         }
     }
