@@ -58,6 +58,8 @@ pub struct Setup {
     pub environment: Vec<(String, String)>,
     /// A program that runs the daemon, with its arguments: `taskset -c 0`.
     pub runner: Vec<String>,
+    /// Hide what it writes to standard error: warnings about the configuration.
+    pub quiet: bool,
 }
 
 impl Default for Setup {
@@ -74,6 +76,7 @@ impl Default for Setup {
             descriptors: None,
             environment: Vec::new(),
             runner: Vec::new(),
+            quiet: false,
         }
     }
 }
@@ -101,7 +104,8 @@ impl Relay {
     /// Starts a daemon and waits until it is ready.
     pub fn start(setup: Setup) -> Self {
         let (mut command, folder, [address, metrics]) = prepare(&setup);
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
+        let errors = if setup.quiet { Stdio::null() } else { Stdio::inherit() };
+        let child = command.stdout(Stdio::piped()).stderr(errors).spawn();
         let mut relay = Self::watch(
             child.expect("the daemon starts"),
             folder,
