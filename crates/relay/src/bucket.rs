@@ -40,10 +40,11 @@ impl Flow {
 /// A limit that one allocation has for itself, in one direction.
 ///
 /// It is brought up to date with every datagram: time that passed while it was full must not count
-/// once it is not. Counted in billionths of a byte, no division is needed for that.
+/// once it is not. Counted in billionths of a byte, no division is needed for that; bursts beyond
+/// 18 GB are cut to them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bucket {
-    billionths: u128,
+    billionths: u64,
     at_ns: u64,
 }
 
@@ -63,7 +64,7 @@ impl Bucket {
     pub(crate) fn has(&mut self, limit: &Bandwidth, len: u64, now_ns: u64) -> bool {
         let elapsed_ns = now_ns.saturating_sub(self.at_ns);
         self.at_ns = self.at_ns.max(now_ns);
-        let brought = u128::from(elapsed_ns) * u128::from(limit.bytes_per_second);
+        let brought = elapsed_ns.saturating_mul(limit.bytes_per_second);
         let all = self.billionths.saturating_add(brought);
         self.billionths = all.min(billionths(limit.burst_bytes));
         self.billionths >= billionths(len)
@@ -75,6 +76,6 @@ impl Bucket {
     }
 }
 
-fn billionths(bytes: u64) -> u128 {
-    u128::from(bytes) * u128::from(NANOS_PER_SECOND)
+fn billionths(bytes: u64) -> u64 {
+    bytes.saturating_mul(NANOS_PER_SECOND)
 }

@@ -78,13 +78,15 @@ pub(crate) struct Meters {
     counted: Vec<u32>,
 }
 
-/// A user with allocations on this shard.
+/// A user with allocations on this shard. What a datagram needs comes first, in one line of the
+/// cache; its share is in another, and neither waits for the other.
+#[repr(C, align(64))]
 struct User {
     epoch: u32,
     spent: Option<Period>,
     relayed: [u64; 2],
-    shares: Option<Box<[Share; 2]>>,
     allocation: Option<Bandwidth>,
+    shares: Option<[Share; 2]>,
     allocations: u32,
     id: UserId,
     account: Arc<[u8]>,
@@ -245,7 +247,7 @@ impl Meters {
             share.map_or(Verdict::Pass, |shares| shares[at].check(ticket, len, now_ns))
         };
         let verdicts = [
-            verdict(user.shares.as_deref_mut(), &mut meter.tickets[at]),
+            verdict(user.shares.as_mut(), &mut meter.tickets[at]),
             verdict(self.realm.as_mut(), &mut user.realm[at]),
             verdict(self.total.as_mut(), &mut user.total[at]),
         ];
@@ -285,7 +287,7 @@ impl Meters {
             let shares = match (asker, ask.scope) {
                 (Asker::User(slot), Scope::User(id)) => user(&mut self.users, slot)
                     .filter(|user| user.id == id)
-                    .and_then(|user| user.shares.as_deref_mut()),
+                    .and_then(|user| user.shares.as_mut()),
                 (Asker::Realm, _) => self.realm.as_mut(),
                 (Asker::Total, _) => self.total.as_mut(),
                 (Asker::User(_), Scope::Realm | Scope::Total) => None,
@@ -391,10 +393,9 @@ impl Meters {
             let Some(user) = self.users[slot].as_mut() else { continue };
             let limits = *self.quotas.of(&user.account);
             user.allocation = limits.bandwidth_per_allocation;
-            let mut shares = user.shares.take().map(|shares| *shares);
             let mut returns = [None, None];
-            set_limit(&mut shares, limits.bandwidth, user.allocations as usize, &mut returns);
-            user.shares = shares.map(Box::new);
+            let members = user.allocations as usize;
+            set_limit(&mut user.shares, limits.bandwidth, members, &mut returns);
             for (direction, report) in Direction::BOTH.into_iter().zip(returns) {
                 if let Some(report) = report {
                     self.askers.push(Asker::User(slot as u32));
@@ -425,7 +426,7 @@ impl Meters {
         let users = self.by_account.len() as u32;
         let Some(user) = user(&mut self.users, slot) else { return };
         let all = [
-            (Asker::User(slot), Scope::User(user.id), user.shares.as_deref_mut(), user.allocations),
+            (Asker::User(slot), Scope::User(user.id), user.shares.as_mut(), user.allocations),
             (Asker::Realm, Scope::Realm, self.realm.as_mut(), users),
             (Asker::Total, Scope::Total, self.total.as_mut(), users),
         ];
@@ -463,7 +464,7 @@ impl Meters {
             (self.users.len() - 1) as u32
         });
         let limits = *self.quotas.of(account);
-        let shares = limits.bandwidth.map(|limit| Box::new([Share::new(limit), Share::new(limit)]));
+        let shares = limits.bandwidth.map(|limit| [Share::new(limit), Share::new(limit)]);
         self.users[slot as usize] = Some(User {
             epoch: 0,
             spent: None,

@@ -41,13 +41,19 @@ pub(crate) struct Ticket {
 }
 
 /// See the module.
+///
+/// What a datagram needs that simply passes comes first, in one line of the cache.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(super) struct Share {
-    limit: Bandwidth,
     leased: u64,
     used: u64,
-    next_ask_ns: u64,
     contended_until_ns: u64,
+    members: Vec<Member>,
+    /// Bumped when all tickets become void. No ticket has 0.
+    generation: u32,
+    limit: Bandwidth,
+    next_ask_ns: u64,
     /// Leased and not credited to anybody; negative where newcomers were credited in advance.
     uncredited: i64,
     /// What may pass without credit.
@@ -59,9 +65,6 @@ pub(super) struct Share {
     /// How long after the last refusal members still need credit, and how long one who was
     /// refused or silent is taken to be still hungry or still there.
     patience_ns: u64,
-    /// Bumped when all tickets become void. No ticket has 0.
-    generation: u32,
-    members: Vec<Member>,
 }
 
 #[derive(Clone, Copy, Debug)]
