@@ -19,7 +19,7 @@ use core::net::IpAddr;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use divider::{Answer, Report};
+pub use divider::{Answer, Report, WHOLE};
 pub use usage::{Counters, Periods, Used};
 
 use crate::address::NANOS_PER_SECOND;
@@ -88,6 +88,8 @@ pub struct Count {
     pub relayed: [u64; 2],
     /// Datagrams and payload bytes dropped at each limit, by [`limit_index`].
     pub dropped: [Dropped; LIMITS.len()],
+    /// The answer: on how many shards it lacks bandwidth of the realm or the server; at least 1.
+    pub spread: u32,
     /// The answer: whether the volume is spent, and of which period.
     pub spent: Option<Period>,
     /// The answer: whether it was this count that spent it.
@@ -219,6 +221,8 @@ struct User {
     bandwidth: Option<[Divider; 2]>,
     relayed: [u64; 2],
     dropped: [Dropped; LIMITS.len()],
+    /// The shards where realm or server dropped something of it, and when that was said.
+    lacking: Vec<(u16, u64)>,
     /// The period that was said to be spent.
     announced: Option<Period>,
     rates: Rates,
@@ -304,7 +308,7 @@ impl Ledger {
     /// Gives back what an allocation was counted under.
     pub fn release(&mut self, shard: u16, release: &mut Release, now_ns: u64) {
         if let Some(last) = &mut release.last {
-            self.count(&mut last.count, now_ns);
+            self.count(shard, &mut last.count, now_ns);
         }
         let Some(count) = self.prefixes.get_mut(&release.prefix) else { return };
         *count -= 1;
@@ -327,7 +331,7 @@ impl Ledger {
     /// Takes in what a shard says, and answers in place.
     pub fn exchange(&mut self, shard: u16, exchange: &mut Exchange, now_ns: u64) {
         for count in &mut exchange.counts {
-            self.count(count, now_ns);
+            self.count(shard, count, now_ns);
         }
         for ask in &mut exchange.asks {
             let dividers = match ask.scope {
@@ -397,7 +401,7 @@ impl Ledger {
         })
     }
 
-    fn count(&mut self, count: &mut Count, now_ns: u64) {
+    fn count(&mut self, shard: u16, count: &mut Count, now_ns: u64) {
         let quotas = Arc::clone(&self.quotas);
         let Some(Slot { user: Some(user), .. }) = self
             .users
@@ -410,6 +414,7 @@ impl Ledger {
             user.relayed[direction.index()] += count.relayed[direction.index()];
         }
         user.rates.add(count.relayed, now_ns);
+        count.spread = user.spread(shard, &count.dropped, now_ns);
         for (mine, new) in user.dropped.iter_mut().zip(count.dropped) {
             mine.add(new);
         }
@@ -440,6 +445,7 @@ impl Ledger {
             bandwidth,
             relayed: [0; 2],
             dropped: [Dropped::default(); LIMITS.len()],
+            lacking: Vec::new(),
             announced: None,
             rates: Rates { since_ns: now_ns, ..Rates::default() },
         }));
@@ -491,6 +497,22 @@ fn set_limit(dividers: &mut Option<[Divider; 2]>, limit: Option<Bandwidth>, now_
                 divider.set_limit(limit, now_ns);
             }
         }
+    }
+}
+
+impl User {
+    /// On how many shards it lacked bandwidth of the realm or the server in the last second.
+    fn spread(&mut self, shard: u16, dropped: &[Dropped; LIMITS.len()], now_ns: u64) -> u32 {
+        let lacks = LIMITS.iter().zip(dropped).any(|(limit, dropped)| {
+            matches!(limit, Reason::RealmBandwidth | Reason::TotalBandwidth)
+                && dropped.datagrams > 0
+        });
+        let recent = |at_ns: u64| now_ns.saturating_sub(at_ns) < NANOS_PER_SECOND;
+        self.lacking.retain(|&(other, at_ns)| recent(at_ns) && !(lacks && other == shard));
+        if lacks {
+            self.lacking.push((shard, now_ns));
+        }
+        self.lacking.len().max(1) as u32
     }
 }
 

@@ -14,7 +14,7 @@ use crate::address::Now;
 use crate::bucket::Bucket;
 use crate::ledger::{
     Answer, Ask, Count, Direction, Dropped, Exchange, Grant, LIMITS, Last, Release, Report, Scope,
-    UserId, limit_index,
+    UserId, WHOLE, limit_index,
 };
 use crate::outcome::{Period, Reason};
 use crate::quota::{Bandwidth, Quotas};
@@ -60,10 +60,15 @@ pub(crate) struct Meters {
     /// Whether any datagram must be metered at all.
     on: bool,
     users: Vec<Option<User>>,
+    /// Beside `users`.
+    purses: Vec<Purse>,
     free: Vec<u32>,
     by_account: BTreeMap<Arc<[u8]>, u32>,
     realm: Option<[Share; 2]>,
     total: Option<[Share; 2]>,
+    /// As in [`Purse`], of the realm's share and the server's.
+    realm_pockets: [u64; 2],
+    total_pockets: [u64; 2],
     epoch: u32,
     /// Users with datagrams since the last settlement, and those of the one before.
     touched: Vec<u32>,
@@ -78,20 +83,29 @@ pub(crate) struct Meters {
     counted: Vec<u32>,
 }
 
-/// A user with allocations on this shard. What a datagram needs comes first, in one line of the
-/// cache; its share is in another, and neither waits for the other.
+/// What a datagram needs of its user if it simply passes, in one line of the cache.
+#[derive(Default)]
 #[repr(C, align(64))]
-struct User {
+struct Purse {
     epoch: u32,
     spent: Option<Period>,
-    relayed: [u64; 2],
+    /// The limit of each allocation.
     allocation: Option<Bandwidth>,
+    relayed: [u64; 2],
+    /// Bytes of each direction that may pass without asking the user's share.
+    pockets: [u64; 2],
+}
+
+/// A user with allocations on this shard.
+struct User {
     shares: Option<[Share; 2]>,
     allocations: u32,
     id: UserId,
     account: Arc<[u8]>,
     dropped: [Dropped; LIMITS.len()],
-    /// Places among the users of the realm and of the server, by direction.
+    /// Of [`WHOLE`]: what it counts for among the users of the realm and of the server here.
+    part: u32,
+    /// Its places among them, by direction.
     realm: [Ticket; 2],
     total: [Ticket; 2],
 }
@@ -115,10 +129,13 @@ impl Meters {
             quotas: Arc::new(Quotas::default()),
             on: false,
             users: Vec::new(),
+            purses: Vec::new(),
             free: Vec::new(),
             by_account: BTreeMap::new(),
             realm: None,
             total: None,
+            realm_pockets: [0; 2],
+            total_pockets: [0; 2],
             epoch: 1,
             touched: Vec::new(),
             settling: Vec::new(),
@@ -140,6 +157,10 @@ impl Meters {
     pub(crate) fn configure(&mut self, quotas: Arc<Quotas>) {
         self.on = quotas.meters();
         let users = self.by_account.len();
+        for at in 0..2 {
+            empty_pocket(&mut self.realm, &mut self.realm_pockets[at], at);
+            empty_pocket(&mut self.total, &mut self.total_pockets[at], at);
+        }
         for (shares, limit, asker) in [
             (&mut self.realm, quotas.realm_bandwidth, Asker::Realm),
             (&mut self.total, quotas.total_bandwidth, Asker::Total),
@@ -183,7 +204,7 @@ impl Meters {
         for share in user.shares.iter_mut().flat_map(|shares| shares.iter_mut()) {
             share.make_room(user.allocations as usize);
         }
-        let bucket = match &user.allocation {
+        let bucket = match &self.purses[slot as usize].allocation {
             Some(limit) => Bucket::full(limit, now_ns),
             None => Bucket::empty(now_ns),
         };
@@ -205,11 +226,13 @@ impl Meters {
         if user.allocations > 0 {
             return Release { user: id, prefix: meter.prefix, last: None };
         }
+        let purse = &mut self.purses[meter.user as usize];
+        (0..2).for_each(|at| empty_pocket(&mut user.shares, &mut purse.pockets[at], at));
         let unspent = match &user.shares {
             Some(shares) => [shares[0].unspent(), shares[1].unspent()],
             None => [0; 2],
         };
-        let last = Some(Last { count: user.count(), unspent });
+        let last = Some(Last { count: user.count(purse), unspent });
         self.by_account.remove(&user.account);
         *entry = None;
         self.free.push(meter.user);
@@ -226,53 +249,99 @@ impl Meters {
         now: Now,
     ) -> Admission {
         let (at, len, now_ns) = (direction.index(), len as u64, now.mono_ns);
-        let slot = &mut self.users[meter.user as usize];
-        let user = slot.as_mut().expect("an allocation's user is there until it leaves");
-        if user.epoch != self.epoch {
-            user.epoch = self.epoch;
+        let purse = &mut self.purses[meter.user as usize];
+        if purse.epoch != self.epoch {
+            purse.epoch = self.epoch;
             self.touched.push(meter.user);
             self.due_ns.get_or_insert(now_ns + SETTLE_NS);
         }
-        let refusal = if user.spent.is_some() {
-            Some(Reason::VolumeSpent)
-        } else if user.allocation.is_some_and(|limit| !meter.buckets[at].has(&limit, len, now_ns)) {
-            Some(Reason::AllocationBandwidth)
-        } else {
-            None
-        };
-        if let Some(reason) = refusal {
-            return user.drop(meter, reason, len);
+        if purse.spent.is_some() {
+            return self.refuse(meter, Reason::VolumeSpent, len);
         }
-        let verdict = |share: Option<&mut [Share; 2]>, ticket: &mut Ticket| {
-            share.map_or(Verdict::Pass, |shares| shares[at].check(ticket, len, now_ns))
+        if purse.allocation.is_some_and(|limit| !meter.buckets[at].has(&limit, len, now_ns)) {
+            return self.refuse(meter, Reason::AllocationBandwidth, len);
+        }
+        let pockets =
+            [&mut purse.pockets[at], &mut self.realm_pockets[at], &mut self.total_pockets[at]];
+        let enough = pockets.iter().all(|pocket| **pocket >= len);
+        if enough {
+            pockets.into_iter().for_each(|pocket| *pocket -= len);
+        } else {
+            match self.ask_shares(meter, direction, len, now_ns) {
+                Admission::Pass => {}
+                other @ (Admission::Lease | Admission::Drop(_)) => return other,
+            }
+        }
+        let purse = &mut self.purses[meter.user as usize];
+        purse.relayed[at] += len;
+        if purse.allocation.is_some() {
+            meter.buckets[at].take(len);
+        }
+        Admission::Pass
+    }
+
+    /// What [`Self::admit`] does when a pocket is empty: lets the shares themselves decide, and
+    /// fills the pockets from those that are not contended.
+    #[cold]
+    fn ask_shares(
+        &mut self,
+        meter: &mut Meter,
+        direction: Direction,
+        len: u64,
+        now_ns: u64,
+    ) -> Admission {
+        let at = direction.index();
+        self.empty_pockets(meter.user, at);
+        let Some(user) = user(&mut self.users, meter.user) else { return Admission::Pass };
+        let verdict = |share: Option<&mut [Share; 2]>, ticket: &mut Ticket, part: u32| {
+            share.map_or(Verdict::Pass, |shares| shares[at].check(ticket, part, len, now_ns))
         };
         let verdicts = [
-            verdict(user.shares.as_mut(), &mut meter.tickets[at]),
-            verdict(self.realm.as_mut(), &mut user.realm[at]),
-            verdict(self.total.as_mut(), &mut user.total[at]),
+            verdict(user.shares.as_mut(), &mut meter.tickets[at], WHOLE),
+            verdict(self.realm.as_mut(), &mut user.realm[at], user.part),
+            verdict(self.total.as_mut(), &mut user.total[at], user.part),
         ];
         if verdicts == [Verdict::Pass; 3] {
-            user.relayed[at] += len;
-            if user.allocation.is_some() {
-                meter.buckets[at].take(len);
-            }
-            if let Some(shares) = &mut user.shares {
-                shares[at].spend(meter.tickets[at], len);
-            }
-            if let Some(shares) = &mut self.realm {
-                shares[at].spend(user.realm[at], len);
-            }
-            if let Some(shares) = &mut self.total {
-                shares[at].spend(user.total[at], len);
+            let purse = &mut self.purses[meter.user as usize];
+            for (shares, ticket, pocket) in [
+                (&mut user.shares, meter.tickets[at], &mut purse.pockets[at]),
+                (&mut self.realm, user.realm[at], &mut self.realm_pockets[at]),
+                (&mut self.total, user.total[at], &mut self.total_pockets[at]),
+            ] {
+                *pocket = shares.as_mut().map_or(u64::MAX, |shares| {
+                    shares[at].spend(ticket, len);
+                    shares[at].fill_pocket(now_ns)
+                });
             }
             return Admission::Pass;
         }
         let reasons = [Reason::UserBandwidth, Reason::RealmBandwidth, Reason::TotalBandwidth];
         if let Some(place) = verdicts.iter().position(|verdict| *verdict == Verdict::Refuse) {
-            return user.drop(meter, reasons[place], len);
+            return self.refuse(meter, reasons[place], len);
         }
         self.ask(meter.user, verdicts, direction, len, now_ns);
         Admission::Lease
+    }
+
+    /// Has the shares know what was spent of the pockets they filled. Needed before anything else
+    /// is done with a share.
+    fn empty_pockets(&mut self, slot: u32, at: usize) {
+        if let (Some(user), Some(purse)) =
+            (user(&mut self.users, slot), self.purses.get_mut(slot as usize))
+        {
+            empty_pocket(&mut user.shares, &mut purse.pockets[at], at);
+        }
+        empty_pocket(&mut self.realm, &mut self.realm_pockets[at], at);
+        empty_pocket(&mut self.total, &mut self.total_pockets[at], at);
+    }
+
+    fn refuse(&mut self, meter: &mut Meter, reason: Reason, len: u64) -> Admission {
+        meter.dropped += 1;
+        if let (Some(index), Some(user)) = (limit_index(reason), user(&mut self.users, meter.user))
+        {
+            user.dropped[index].add(Dropped { datagrams: 1, bytes: len });
+        }
+        Admission::Drop(reason)
     }
 
     /// What is to be told to the ledger, with room for its answers. [`Self::exchanged`] takes
@@ -299,7 +368,8 @@ impl Meters {
         for (count, slot) in self.exchange.counts.drain(..).zip(self.counted.drain(..)) {
             let user = user(&mut self.users, slot).filter(|user| user.id == count.user);
             let Some(user) = user else { continue };
-            user.spent = count.spent;
+            user.part = WHOLE / count.spread.clamp(1, WHOLE);
+            self.purses[slot as usize].spent = count.spent;
             if let (true, Some(period)) = (count.crossed, count.spent) {
                 crossed(Crossed { account: Arc::clone(&user.account), period });
             }
@@ -340,7 +410,8 @@ impl Meters {
         for _ in 0..USERS_PER_EXCHANGE {
             let Some(slot) = self.settling.pop() else { break };
             let Some(user) = user(&mut self.users, slot) else { continue };
-            self.exchange.counts.push(user.count());
+            let purse = &mut self.purses[slot as usize];
+            self.exchange.counts.push(user.count(purse));
             self.counted.push(slot);
             if user.shares.is_some() {
                 self.watched.push(slot);
@@ -357,9 +428,10 @@ impl Meters {
     /// Gives back what a user leased, if it was not touched in the epoch that just ended.
     fn let_go(&mut self, slot: u32) {
         let ended = self.epoch.wrapping_sub(1);
+        (0..2).for_each(|at| self.empty_pockets(slot, at));
         let Some(user) = user(&mut self.users, slot) else { return };
         let id = user.id;
-        if user.epoch == ended {
+        if self.purses[slot as usize].epoch == ended {
             return;
         }
         for (direction, share) in
@@ -377,6 +449,10 @@ impl Meters {
     }
 
     fn let_all_go(&mut self, asker: Asker, scope: Scope) {
+        for at in 0..2 {
+            empty_pocket(&mut self.realm, &mut self.realm_pockets[at], at);
+            empty_pocket(&mut self.total, &mut self.total_pockets[at], at);
+        }
         let shares = if asker == Asker::Realm { &mut self.realm } else { &mut self.total };
         for (direction, share) in Direction::BOTH.into_iter().zip(shares.iter_mut().flatten()) {
             let report = share.give_back();
@@ -392,7 +468,9 @@ impl Meters {
         for slot in from..end {
             let Some(user) = self.users[slot].as_mut() else { continue };
             let limits = *self.quotas.of(&user.account);
-            user.allocation = limits.bandwidth_per_allocation;
+            let purse = &mut self.purses[slot];
+            purse.allocation = limits.bandwidth_per_allocation;
+            (0..2).for_each(|at| empty_pocket(&mut user.shares, &mut purse.pockets[at], at));
             let mut returns = [None, None];
             let members = user.allocations as usize;
             set_limit(&mut user.shares, limits.bandwidth, members, &mut returns);
@@ -409,7 +487,7 @@ impl Meters {
                 }
             }
             // Whether the volume is spent is the ledger's to say.
-            self.exchange.counts.push(user.count());
+            self.exchange.counts.push(user.count(purse));
             self.counted.push(slot as u32);
         }
         self.judging = (end < self.users.len()).then_some(end as u32);
@@ -450,7 +528,7 @@ impl Meters {
             for list in [&mut self.free, &mut self.touched, &mut self.settling, &mut self.watched] {
                 *list = Vec::new();
             }
-            self.users = Vec::new();
+            (self.users, self.purses) = (Vec::new(), Vec::new());
             self.judging = None;
             if self.realm.is_none() && self.total.is_none() {
                 self.due_ns = None;
@@ -461,23 +539,23 @@ impl Meters {
     fn add(&mut self, account: &Arc<[u8]>, id: UserId) -> u32 {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.users.push(None);
+            self.purses.push(Purse::default());
             (self.users.len() - 1) as u32
         });
         let limits = *self.quotas.of(account);
         let shares = limits.bandwidth.map(|limit| [Share::new(limit), Share::new(limit)]);
         self.users[slot as usize] = Some(User {
-            epoch: 0,
-            spent: None,
-            relayed: [0; 2],
             shares,
-            allocation: limits.bandwidth_per_allocation,
             allocations: 0,
             id,
             account: Arc::clone(account),
             dropped: [Dropped::default(); LIMITS.len()],
+            part: WHOLE,
             realm: [Ticket::default(); 2],
             total: [Ticket::default(); 2],
         });
+        let allocation = limits.bandwidth_per_allocation;
+        self.purses[slot as usize] = Purse { allocation, ..Purse::default() };
         self.by_account.insert(Arc::clone(account), slot);
         // Datagrams find room in these lists.
         for list in [&mut self.touched, &mut self.settling, &mut self.watched] {
@@ -492,23 +570,24 @@ fn user(users: &mut [Option<User>], slot: u32) -> Option<&mut User> {
 }
 
 impl User {
-    fn drop(&mut self, meter: &mut Meter, reason: Reason, len: u64) -> Admission {
-        meter.dropped += 1;
-        if let Some(index) = limit_index(reason) {
-            self.dropped[index].add(Dropped { datagrams: 1, bytes: len });
-        }
-        Admission::Drop(reason)
-    }
-
     /// What was not told yet.
-    fn count(&mut self) -> Count {
+    fn count(&mut self, purse: &mut Purse) -> Count {
         Count {
             user: self.id,
-            relayed: core::mem::take(&mut self.relayed),
+            relayed: core::mem::take(&mut purse.relayed),
             dropped: core::mem::take(&mut self.dropped),
+            spread: 1,
             spent: None,
             crossed: false,
         }
+    }
+}
+
+/// Gives what is left in a pocket back to the share that filled it.
+fn empty_pocket(shares: &mut Option<[Share; 2]>, pocket: &mut u64, at: usize) {
+    let left = core::mem::take(pocket);
+    if let Some(shares) = shares {
+        shares[at].empty_pocket(left);
     }
 }
 

@@ -30,7 +30,7 @@ fn rates() -> impl Strategy<Value = u64> {
 fn limits() -> impl Strategy<Value = Bandwidth> {
     (rates(), 0..36_u32, any::<u64>()).prop_map(|(rate, bits, word)| Bandwidth {
         bytes_per_second: rate.max(1),
-        burst_bytes: (word >> (63 - bits)).max(1_500),
+        burst_bytes: (word >> (63 - bits)).clamp(1_500, 18_000_000_000),
     })
 }
 

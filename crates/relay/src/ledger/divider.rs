@@ -35,6 +35,10 @@ fn patience_ns(limit: &Bandwidth, members: u64) -> u64 {
 /// that did: its members may send only now and then.
 const CONTENT_PATIENCE: u64 = 4;
 
+/// A member that is on one shard only. One that lacks something on several (a user of the realm
+/// or the server) counts in part on each, so that it has no larger share than others.
+pub const WHOLE: u32 = 240;
+
 /// What a shard says of a limit when it asks for more of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
@@ -42,9 +46,9 @@ pub struct Report {
     pub used: u64,
     /// How many of these were spent by members that were not refused any lately.
     pub content: u64,
-    /// Members that were refused lately.
+    /// Members that were refused lately, in [`WHOLE`]ths.
     pub hungry: u32,
-    /// Members that used the limit or wanted to, the hungry ones among them.
+    /// Members that used the limit or wanted to, the hungry ones among them, in [`WHOLE`]ths.
     pub active: u32,
     /// Leased bytes that are given back.
     pub give_back: u64,
@@ -66,6 +70,9 @@ pub struct Answer {
     /// How long whoever was refused or silent is taken to be still hungry or still there.
     pub patience_ns: u64,
 }
+
+/// Shares of a low rate among many are small numbers.
+const FINE: u128 = 1 << 16;
 
 /// What a shard does not fetch is kept for it for 1/8 s; others lack it.
 const DUES_PER_SECOND: u128 = 8;
@@ -97,6 +104,7 @@ struct Claim {
     content_rate: u64,
     content: u64,
     measured_ns: u64,
+    /// Its need: bytes per second, times [`FINE`].
     weight: u128,
 }
 
@@ -165,7 +173,7 @@ impl Divider {
         let least = -i128::from(self.limit.burst_bytes);
         for claim in &mut self.claims {
             let part = (u128::from(gained) * claim.weight).checked_div(weights).unwrap_or(0);
-            let most = (claim.weight / DUES_PER_SECOND).max(DUE_LEAST);
+            let most = (claim.weight / FINE / DUES_PER_SECOND).max(DUE_LEAST);
             claim.due = (claim.due + part as i128).clamp(least, most as i128);
         }
     }
@@ -193,8 +201,8 @@ impl Divider {
     }
 
     fn patience_ns(&self) -> u64 {
-        let active = self.claims.iter().map(|claim| u64::from(claim.active)).sum();
-        patience_ns(&self.limit, active)
+        let active: u64 = self.claims.iter().map(|claim| u64::from(claim.active)).sum();
+        patience_ns(&self.limit, active / u64::from(WHOLE))
     }
 
     fn claim(&mut self, shard: u16, now_ns: u64) -> usize {
@@ -217,25 +225,24 @@ impl Divider {
 
     /// Weighs the claims by need. While nobody lacks anything, nothing is due to anybody.
     fn weigh(&mut self) {
-        let rate = self.limit.bytes_per_second;
-        let content: u64 = self.claims.iter().map(|claim| claim.content_rate).sum();
-        let hungry: u64 = self.claims.iter().map(|claim| u64::from(claim.hungry)).sum();
-        let active: u64 = self.claims.iter().map(|claim| u64::from(claim.active)).sum();
+        let rate = u128::from(self.limit.bytes_per_second) * FINE;
+        let hungry: u128 = self.claims.iter().map(|claim| u128::from(claim.hungry)).sum();
+        let active: u128 = self.claims.iter().map(|claim| u128::from(claim.active)).sum();
         if hungry == 0 {
             for claim in &mut self.claims {
                 (claim.due, claim.weight) = (0, 0);
             }
             return;
         }
+        let content: u128 = self.claims.iter().map(|claim| u128::from(claim.content_rate)).sum();
         // An equal share of all that there is, or of all that the contented leave.
         let of_all = rate / active.max(1);
-        let share = (rate.saturating_sub(content) / hungry).max(of_all).max(1);
+        let share = (rate.saturating_sub(content * FINE) / hungry).max(of_all).max(1);
         for claim in &mut self.claims {
             // A little more than was used, so that a content shard is not held to its past.
-            let used = u128::from(claim.content_rate) * 5 / 4;
+            let used = u128::from(claim.content_rate) * FINE * 5 / 4;
             let content = u128::from(claim.active.saturating_sub(claim.hungry));
-            let content = used.min(content * u128::from(share));
-            claim.weight = content + u128::from(claim.hungry) * u128::from(share);
+            claim.weight = used.min(content * share) + u128::from(claim.hungry) * share;
         }
     }
 

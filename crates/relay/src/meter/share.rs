@@ -8,7 +8,7 @@
 //! get (max-min). What is held for nobody, or for so many that the burst would overflow, is spare:
 //! it passes without credit. Credit is only a turn: what bounds the rate are the leased bytes.
 
-use crate::ledger::{Answer, Report};
+use crate::ledger::{Answer, Report, WHOLE};
 use crate::quota::Bandwidth;
 
 /// A contended lease is asked for at most this often...
@@ -41,12 +41,11 @@ pub(crate) struct Ticket {
 }
 
 /// See the module.
-///
-/// What a datagram needs that simply passes comes first, in one line of the cache.
 #[derive(Debug)]
-#[repr(C, align(64))]
 pub(super) struct Share {
     leased: u64,
+    /// So much of it is in a pocket, or was spent from there.
+    pocketed: u64,
     used: u64,
     contended_until_ns: u64,
     members: Vec<Member>,
@@ -69,7 +68,9 @@ pub(super) struct Share {
 
 #[derive(Clone, Copy, Debug)]
 struct Member {
-    /// Passes while this is positive.
+    /// Of [`WHOLE`]: what it counts for on this shard.
+    part: u32,
+    /// It passes while this is as much as [`Share::enough`] says.
     credit: i64,
     seen_ns: u64,
     refused_ns: u64,
@@ -82,6 +83,7 @@ impl Share {
         Self {
             limit,
             leased: 0,
+            pocketed: 0,
             used: 0,
             next_ask_ns: 0,
             contended_until_ns: 0,
@@ -107,16 +109,22 @@ impl Share {
     }
 
     /// Whether `len` bytes of a member may pass. If so, [`Self::spend`] them, or do not.
-    pub(super) fn check(&mut self, ticket: &mut Ticket, len: u64, now_ns: u64) -> Verdict {
+    pub(super) fn check(
+        &mut self,
+        ticket: &mut Ticket,
+        part: u32,
+        len: u64,
+        now_ns: u64,
+    ) -> Verdict {
         let contended = self.contended(now_ns);
         if self.leased >= len && !contended {
             return Verdict::Pass;
         }
         if contended {
             self.longest = self.longest.max(len);
-            let (spare, enough) = (self.spare >= len, self.reserve.clamp(1, len.max(1)) as i64);
+            let (spare, enough) = (self.spare >= len, self.enough(len));
             let member = self.member(ticket, enough, now_ns);
-            member.seen_ns = now_ns;
+            (member.part, member.seen_ns) = (part, now_ns);
             if (member.credit >= enough || spare) && self.leased >= len {
                 return Verdict::Pass;
             }
@@ -126,7 +134,7 @@ impl Share {
         }
         self.contended_until_ns = now_ns + self.patience_ns;
         let member = self.member(ticket, 0, now_ns);
-        (member.seen_ns, member.refused_ns) = (now_ns, now_ns);
+        (member.part, member.seen_ns, member.refused_ns) = (part, now_ns, now_ns);
         Verdict::Refuse
     }
 
@@ -134,11 +142,11 @@ impl Share {
     pub(super) fn spend(&mut self, ticket: Ticket, len: u64) {
         self.leased = self.leased.saturating_sub(len);
         self.used += len;
-        if ticket.generation == self.generation
-            && let Some(member) = self.members.get_mut(ticket.index as usize)
-        {
+        if ticket.generation == self.generation {
+            let enough = self.enough(len);
+            let Some(member) = self.members.get_mut(ticket.index as usize) else { return };
             member.used += len;
-            if member.credit < self.reserve.clamp(1, len.max(1)) as i64 {
+            if member.credit < enough {
                 self.spare = self.spare.saturating_sub(len);
             }
             // Nobody goes hungry for what was spare.
@@ -146,10 +154,26 @@ impl Share {
         }
     }
 
+    /// Puts all that is leased into a pocket, from which it may be spent without asking, unless
+    /// the limit is contended. Nothing else may be done with the share before
+    /// [`Self::empty_pocket`].
+    pub(super) fn fill_pocket(&mut self, now_ns: u64) -> u64 {
+        self.pocketed = if self.contended(now_ns) { 0 } else { self.leased };
+        self.pocketed
+    }
+
+    /// Takes in what was spent from the pocket, of which `left` is left.
+    pub(super) fn empty_pocket(&mut self, left: u64) {
+        let spent = core::mem::take(&mut self.pocketed).saturating_sub(left);
+        self.leased = self.leased.saturating_sub(spent);
+        self.used += spent;
+    }
+
     /// What to ask the ledger for, so that `len` bytes may pass. `members` is how many there are
     /// if nobody counted them.
     pub(super) fn ask(&mut self, len: u64, members: u32, now_ns: u64) -> Report {
-        let mut report = Report { active: members.max(1), ..Report::default() };
+        let mut report =
+            Report { active: members.max(1).saturating_mul(WHOLE), ..Report::default() };
         report.used = core::mem::take(&mut self.used);
         report.content = report.used;
         let rate = self.limit.bytes_per_second;
@@ -157,10 +181,11 @@ impl Share {
             (report.active, report.hungry) = (0, 0);
             for member in &mut self.members {
                 let used = core::mem::take(&mut member.used);
-                let hungry = now_ns < member.refused_ns + self.patience_ns;
-                report.active += u32::from(now_ns < member.seen_ns + self.patience_ns);
-                report.hungry += u32::from(hungry);
-                if hungry {
+                if now_ns < member.seen_ns + self.patience_ns {
+                    report.active = report.active.saturating_add(member.part);
+                }
+                if now_ns < member.refused_ns + self.patience_ns {
+                    report.hungry = report.hungry.saturating_add(member.part);
                     report.content = report.content.saturating_sub(used);
                 }
             }
@@ -215,6 +240,11 @@ impl Share {
         self.next_ask_ns = 0;
     }
 
+    /// The credit with which `len` bytes pass: as many, or what can be saved up.
+    fn enough(&self, len: u64) -> i64 {
+        self.reserve.clamp(1, len.max(1)) as i64
+    }
+
     fn contended(&mut self, now_ns: u64) -> bool {
         let contended = now_ns < self.contended_until_ns;
         if !contended && !self.members.is_empty() {
@@ -227,24 +257,31 @@ impl Share {
     fn credit(&mut self, part: u64, now_ns: u64) {
         let patience_ns = self.patience_ns;
         let here = |member: &Member| now_ns < member.seen_ns + patience_ns;
+        let weight = |member: &Member| u64::from(member.part);
         let active = self.members.iter().filter(|member| here(member)).count() as u64;
-        if active == 0 {
+        let weights: u64 = self.members.iter().filter(|m| here(m)).map(weight).sum();
+        if weights == 0 {
             return;
         }
-        self.reserve = part / active;
-        let due = self.limit.bytes_per_second / CREDIT_PER_SECOND / active;
-        let most = due.max(self.longest) as i64;
+        // What a whole member gets of something, and what another.
+        let whole = |bytes: u64, all: u64| bytes.saturating_mul(WHOLE.into()) / all;
+        let of = |whole: u64, member: &Member| whole * weight(member) / u64::from(WHOLE);
+        self.reserve = whole(part, weights);
+        let due = whole(self.limit.bytes_per_second / CREDIT_PER_SECOND, weights);
+        let longest = self.longest;
+        let most = |member: &Member| of(due, member).max(longest) as i64;
         for _ in 0..ROUNDS {
-            let open = |member: &&mut Member| here(member) && member.credit < most;
-            let takers = self.members.iter_mut().filter(open).count() as u64;
-            let part = (self.uncredited.max(0) as u64).checked_div(takers).unwrap_or(0);
-            if part == 0 {
+            let open = |member: &Member| here(member) && member.credit < most(member);
+            let takers: u64 = self.members.iter().filter(|m| open(m)).map(weight).sum();
+            let bytes = self.uncredited.max(0) as u64;
+            let each = whole(bytes, takers.max(1));
+            if each == 0 || takers == 0 {
                 break;
             }
-            for member in self.members.iter_mut().filter(open) {
-                let part = part.min((most - member.credit) as u64);
-                member.credit += part as i64;
-                self.uncredited -= part as i64;
+            for member in self.members.iter_mut().filter(|member| open(member)) {
+                let part = (of(each, member) as i64).min(most(member) - member.credit);
+                member.credit += part;
+                self.uncredited -= part;
             }
         }
         // What nobody has room for is there for whoever comes.
@@ -270,7 +307,13 @@ impl Share {
             }
             *ticket = Ticket { generation: self.generation, index: self.members.len() as u32 };
             self.uncredited -= credit;
-            self.members.push(Member { credit, seen_ns: now_ns, refused_ns: 0, used: 0 });
+            self.members.push(Member {
+                part: WHOLE,
+                credit,
+                seen_ns: now_ns,
+                refused_ns: 0,
+                used: 0,
+            });
         }
         &mut self.members[ticket.index as usize]
     }

@@ -144,7 +144,7 @@ fn users_that_left_a_moment_ago_are_bounded() {
     let mut ledger = Ledger::new(Arc::new(quotas), 0);
     for index in 0..1_000 {
         let grant = ledger.reserve(&account(index), client(0), 0).unwrap();
-        let report = Report { active: 1, need: 1_000, want: 1_000, ..Report::default() };
+        let report = Report { active: WHOLE, need: 1_000, want: 1_000, ..Report::default() };
         let scope = Scope::User(grant.user);
         let ask = Ask { scope, direction: Direction::ToPeer, report, answer: Answer::default() };
         let mut exchange = Exchange { asks: vec![ask], counts: Vec::new() };
@@ -154,6 +154,7 @@ fn users_that_left_a_moment_ago_are_bounded() {
             user: grant.user,
             relayed: [1_000, 0],
             dropped: [Dropped::default(); LIMITS.len()],
+            spread: 1,
             spent: None,
             crossed: false,
         };

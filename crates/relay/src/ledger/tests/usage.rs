@@ -171,7 +171,8 @@ fn limited() -> (Ledger, UserId) {
 
 fn relay(ledger: &mut Ledger, user: UserId, bytes: u64) -> (Option<Period>, bool) {
     let dropped = [Dropped::default(); LIMITS.len()];
-    let count = Count { user, relayed: [bytes, 0], dropped, spent: None, crossed: false };
+    let count =
+        Count { user, relayed: [bytes, 0], dropped, spread: 1, spent: None, crossed: false };
     let mut exchange = Exchange { asks: Vec::new(), counts: vec![count] };
     ledger.exchange(0, &mut exchange, 0);
     (exchange.counts[0].spent, exchange.counts[0].crossed)

@@ -243,7 +243,7 @@ fn every_level_holds_at_once() {
         total_bandwidth: limit(35_000),
         ..Quotas::default()
     };
-    for shards in [1] {
+    for shards in [1, 2, 8] {
         let mut fleet = Fleet::new(quotas.clone(), shards, STEP_NS, 1);
         fleet.witness(&quotas, 7);
         // Five users reach their own limit, one each of its allocations', one neither.
