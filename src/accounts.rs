@@ -37,7 +37,8 @@ pub struct Accounts {
     version: u64,
     /// Of the present periods, and not in the database yet.
     unsaved: Vec<(Arc<[u8]>, database::Used)>,
-    pruned: Instant,
+    /// `None`: not yet. A start does not wait for whoever else writes to the file.
+    pruned: Option<Instant>,
     failing: bool,
     errors: Arc<AtomicU64>,
 }
@@ -76,12 +77,11 @@ impl Accounts {
             users,
             version,
             unsaved: Vec::new(),
-            pruned: Instant::now(),
+            pruned: None,
             failing: false,
             errors: Arc::new(AtomicU64::new(0)),
         };
         accounts.turn_period()?;
-        accounts.database.prune_usage(Timestamp::now().to_zoned(accounts.zone.clone()).date())?;
         Ok((accounts, rows))
     }
 
@@ -161,6 +161,9 @@ impl Accounts {
     /// Writes what was used since the last time.
     fn save(&mut self) -> Result<(), DatabaseError> {
         let periods = self.ledger.lock().usage().periods().clone();
+        // First what could not be written before. Until it can, the ledger adds up by account,
+        // where here it would pile up.
+        self.write(&periods)?;
         loop {
             let taken = self.ledger.lock().usage().take_unsaved(PER_LOCK);
             if taken.is_empty() {
@@ -168,15 +171,20 @@ impl Accounts {
             }
             self.unsaved.extend(taken.into_iter().map(|(account, used)| (account, of(used))));
         }
-        if !self.unsaved.is_empty() {
-            let Periods { day, month } = &periods;
-            self.database.add_usage(&self.realm, day, month, &self.unsaved)?;
-            self.unsaved.clear();
-        }
-        if self.pruned.elapsed() >= PRUNE {
-            self.pruned = Instant::now();
+        self.write(&periods)?;
+        if self.pruned.is_none_or(|at| at.elapsed() >= PRUNE) {
+            self.pruned = Some(Instant::now());
             let today = Timestamp::now().to_zoned(self.zone.clone()).date();
             self.database.prune_usage(today)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what was taken from the ledger, which stays here until that succeeds.
+    fn write(&mut self, Periods { day, month }: &Periods) -> Result<(), DatabaseError> {
+        if !self.unsaved.is_empty() {
+            self.database.add_usage(&self.realm, day, month, &self.unsaved)?;
+            self.unsaved.clear();
         }
         Ok(())
     }
