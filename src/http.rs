@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -81,11 +81,11 @@ pub async fn serve(listener: Listener, service: Service, stop: impl Future<Outpu
 
 /// Answers one request on a connection, within a time limit.
 async fn converse(stream: Box<dyn Stream>, router: Router, time: Duration) {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    let mut http1 = builder.http1();
+    let mut builder = http1::Builder::new();
     // One request a connection: a connection kept open would hold a slot between requests.
-    http1.keep_alive(false).max_buf_size(HEAD_BYTES);
-    http1.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
+    builder.keep_alive(false).max_buf_size(HEAD_BYTES);
+    // From the start of the connection: whoever says nothing holds a slot no longer.
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
     let service = TowerToHyperService::new(router);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     // Neither a client that went away nor a slow one is of interest to anybody.
