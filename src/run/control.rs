@@ -211,9 +211,9 @@ impl Control {
 
     /// The table of users has changed.
     fn adopt_users(&mut self, users: Vec<UserRow>) {
-        self.users = users;
-        match rules::build(&self.config, &self.context, &self.own, &self.users) {
+        match rules::build(&self.config, &self.context, &self.own, &users) {
             Ok(rules) => {
+                self.users = users;
                 self.configure(rules);
                 tracing::info!(users = self.users.len(), "users of the database changed");
             }

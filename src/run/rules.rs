@@ -109,7 +109,8 @@ fn policy(config: &Config, relays: &[RelayAddrs], own: &[IpAddr]) -> PolicyConfi
 }
 
 /// The users of the database that have a password. One whom the configuration names as well has
-/// the password that stands there.
+/// the password that stands there. A name that no client could send, which only another program
+/// can have put there, is nobody's.
 fn from_database<'a>(
     config: &'a Config,
     rows: &'a [UserRow],
@@ -118,6 +119,7 @@ fn from_database<'a>(
         config.auth.users.iter().filter_map(|user| prepared(&user.name)).collect();
     rows.iter().filter(move |row| !configured.contains(&row.name)).filter_map(|row| {
         let name = String::from_utf8(row.name.clone()).ok()?;
+        prepared(&name).filter(|prepared| *prepared == row.name)?;
         let credential = match (&row.md5, &row.sha256) {
             (Some(md5), Some(sha256)) => UserCredential::Keys { md5: **md5, sha256: **sha256 },
             (Some(md5), None) => UserCredential::Md5Key(**md5),
