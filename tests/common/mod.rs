@@ -40,6 +40,8 @@ pub struct Setup {
     pub shards: usize,
     /// TOML to add at the end: further tables.
     pub extra: String,
+    /// TOML to add to `[auth]`.
+    pub auth: String,
     /// TOML of `[peers]`.
     pub peers: String,
     /// TOML of `[limits]`.
@@ -67,6 +69,7 @@ impl Default for Setup {
         Self {
             shards: 2,
             extra: String::new(),
+            auth: String::new(),
             peers: "allow = [\"127.0.0.0/8\", \"::1\"]".to_owned(),
             limits: String::new(),
             relay: None,
@@ -311,7 +314,7 @@ fn configuration(setup: &Setup, listen: &[SocketAddr], metrics: SocketAddr) -> S
     }
     let own = format!("addresses = [\"{}\"]", listen[0].ip());
     text += &format!("[relay]\n{}\n", setup.relay.as_deref().unwrap_or(&own));
-    text += &format!("[auth]\nrest_secrets = [\"{SECRET}\"]\n");
+    text += &format!("[auth]\nrest_secrets = [\"{SECRET}\"]\n{}\n", setup.auth);
     text += &format!("[[auth.user]]\nname = \"{USER}\"\npassword = \"{PASSWORD}\"\n");
     text += &format!("[peers]\n{}\n[limits]\n{}\n", setup.peers, setup.limits);
     text += &format!("[metrics]\nlisten = \"{metrics}\"\n{}\n", setup.extra);
