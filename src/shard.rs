@@ -14,7 +14,8 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use turnway_relay::ledger::Release;
+use turnway_relay::effect::VolumeSpent;
+use turnway_relay::ledger::{Count, Last, Release};
 use turnway_relay::{AllocationId, Client, Effect, Event, Now, RelayId, Server, Transport, Want};
 use turnway_udp::{self as udp, Events, Interest, Poller, ReceiveBatch, SendBatch};
 use turnway_wire::Family;
@@ -253,8 +254,16 @@ impl Shard {
         self.parts.server.handle(Event::Exchanged, self.now, &mut self.reply[..]);
     }
 
-    fn release(&self, release: &mut Release) {
+    fn release(&mut self, release: &mut Release) {
         self.parts.ledger.lock().release(self.parts.index, release, self.now.mono_ns);
+        if let Some(Last {
+            account, count: Count { spent: Some(period), crossed: true, .. }, ..
+        }) = &release.last
+        {
+            let spent = VolumeSpent { account: Arc::clone(account), period: *period };
+            let event = Event::VolumeSpent(spent);
+            self.parts.server.handle(event, self.now, &mut self.reply[..]);
+        }
     }
 
     fn answer(&mut self, to: &Client, len: usize) {

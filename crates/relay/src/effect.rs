@@ -47,6 +47,9 @@ pub enum Event<'a> {
     Drain,
     /// The ledger has answered what [`crate::Server::exchange`] said.
     Exchanged,
+    /// A user's last datagrams on this shard spent its volume, as the answer to
+    /// [`Effect::Release`] says.
+    VolumeSpent(VolumeSpent),
     /// The operator ends an allocation.
     Kill {
         /// Its number, as in [`Started`].

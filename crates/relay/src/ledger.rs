@@ -150,6 +150,8 @@ pub struct Release {
 /// What a shard still has to say of a user that leaves it.
 #[derive(Debug)]
 pub struct Last {
+    /// The user.
+    pub account: Arc<[u8]>,
     /// What was not counted yet.
     pub count: Count,
     /// Leased bytes that were not spent, by [`Direction::index`].

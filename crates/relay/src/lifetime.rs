@@ -108,17 +108,16 @@ impl Server {
     /// Adopts a new configuration. Cached keys are checked again at the next request; what the new
     /// peer policy forbids, and what belonged to a user that is no more, ends at once.
     pub(crate) fn configure(&mut self, config: Arc<Config>, now: Now) {
-        let policy_changed = config.policy != self.config.policy;
         self.meters.configure(Arc::clone(&config.quotas));
         self.config = config;
         for slot in 0..self.table.slots() {
             if let Some(id) = self.table.occupant(slot) {
-                self.judge_again(id, policy_changed, now);
+                self.judge_again(id, now);
             }
         }
     }
 
-    fn judge_again(&mut self, id: AllocationId, policy_changed: bool, now: Now) {
+    fn judge_again(&mut self, id: AllocationId, now: Now) {
         let config = Arc::clone(&self.config);
         let Some(allocation) = self.table.get_mut(id) else {
             return;
@@ -127,9 +126,6 @@ impl Server {
             return self.end(id, EndReason::UserRemoved, now);
         }
         allocation.identity.outdate();
-        if !policy_changed {
-            return;
-        }
         let shared = Arc::clone(&self.shared);
         self.drop_channels(id, |channel| !config.policy.check(channel.peer, &shared.live));
         self.drop_permissions(id, |permission| match config.policy.check_ip(permission.ip) {

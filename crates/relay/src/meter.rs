@@ -232,7 +232,8 @@ impl Meters {
             Some(shares) => [shares[0].unspent(), shares[1].unspent()],
             None => [0; 2],
         };
-        let last = Some(Last { count: user.count(purse), unspent });
+        let account = Arc::clone(&user.account);
+        let last = Some(Last { account, count: user.count(purse), unspent });
         self.by_account.remove(&user.account);
         *entry = None;
         self.free.push(meter.user);

@@ -63,7 +63,7 @@ pub enum Verdict {
 }
 
 /// The judgement over peers. Immutable; made anew when the configuration changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Policy {
     configured_v4: RangeTable,
     configured_v6: RangeTable,

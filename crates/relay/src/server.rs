@@ -109,6 +109,10 @@ impl Server {
             Event::Reserved(reserved) => self.reserved(reserved, now, out),
             Event::Bound(bound) => self.bound(bound, now, out),
             Event::Exchanged => self.exchanged(now),
+            Event::VolumeSpent(spent) => {
+                self.stats.volumes_spent += 1;
+                self.effects.push_back(Effect::Log(Record::VolumeSpent(Box::new(spent))));
+            }
             Event::Icmp { relay, peer, error } => self.icmp(relay, peer, error, now, out),
             Event::Disconnected { tuple } => {
                 if let Some(id) = self.table.find(&tuple) {

@@ -4,7 +4,7 @@ use super::{IpAddr, IpNet};
 
 /// Ranges of one address family, each permitting or refusing. Whatever their number, a lookup is
 /// one binary search over whole addresses as numbers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct RangeTable {
     /// (first address, what holds from there to the next entry), sorted. Starts at address 0
     /// unless there are no ranges at all.

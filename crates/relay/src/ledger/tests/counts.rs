@@ -158,7 +158,7 @@ fn users_that_left_a_moment_ago_are_bounded() {
             spent: None,
             crossed: false,
         };
-        let last = Some(Last { count, unspent: [0; 2] });
+        let last = Some(Last { account: Arc::from(&b""[..]), count, unspent: [0; 2] });
         let mut release = Release { user: grant.user, prefix: grant.prefix, last };
         ledger.release(0, &mut release, 0);
         assert!(ledger.resting.len() <= 64);
