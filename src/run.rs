@@ -127,6 +127,7 @@ pub fn serve(
         own,
         users,
         changed_users,
+        rules: [Some(rules), None],
         zones: clerk.as_ref().map(Clerk::zones),
         level,
         mailboxes,

@@ -61,13 +61,13 @@ pub(super) async fn users(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respo
     Ok(json(&users))
 }
 
-/// A user with allocations
+/// A user with allocations, used volume or limits of their own
 #[utoipa::path(
     get, path = "/v1/users/{name}", tag = "users",
     params(("name" = String, Path, description = "The name, percent-encoded")),
     responses(
         (status = OK, body = answers::User),
-        (status = NOT_FOUND, description = "The user has no allocations, or there is none",
+        (status = NOT_FOUND, description = "Nothing is known of such a user",
             body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -77,7 +77,9 @@ pub(super) async fn user(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respon
     let found = api.subject.view.ledger.lock().user(&name, api.now_ns());
     match found {
         Some(user) => Ok(json(&shown(&user))),
-        None => Err(Problem::not_found("no user of this name has allocations")),
+        None => Err(Problem::not_found(
+            "no user of this name has allocations, used volume or limits of their own",
+        )),
     }
 }
 

@@ -44,6 +44,9 @@ pub(super) struct Control {
     pub(super) context: rules::Context,
     /// This machine's addresses as the rules know them.
     pub(super) own: Vec<IpAddr>,
+    /// The present rules and those before. Kept, so that it is no shard that has to free the tables
+    /// of all users when it lets go of them.
+    pub(super) rules: [Option<Arc<turnway_relay::Config>>; 2],
     /// The users of the database, and where it says that they changed.
     pub(super) users: Vec<UserRow>,
     pub(super) changed_users: mpsc::UnboundedReceiver<Vec<UserRow>>,
@@ -210,7 +213,11 @@ impl Control {
     }
 
     /// The table of users has changed.
-    fn adopt_users(&mut self, users: Vec<UserRow>) {
+    fn adopt_users(&mut self, mut users: Vec<UserRow>) {
+        // Of several changes only the last one matters.
+        while let Ok(newer) = self.changed_users.try_recv() {
+            users = newer;
+        }
         match rules::build(&self.config, &self.context, &self.own, &users) {
             Ok(rules) => {
                 self.users = users;
@@ -221,8 +228,9 @@ impl Control {
         }
     }
 
-    fn configure(&self, rules: turnway_relay::Config) {
+    fn configure(&mut self, rules: turnway_relay::Config) {
         let rules = Arc::new(rules);
+        self.rules = [Some(Arc::clone(&rules)), self.rules[0].take()];
         // The ledger first: a shard that knows a limit finds it there.
         let quotas = Arc::clone(&rules.quotas);
         self.view.ledger.lock().configure(quotas, clock().mono_ns);

@@ -362,10 +362,26 @@ impl Ledger {
         self.by_account.len()
     }
 
-    /// One user with allocations.
+    /// One user: with allocations, or with volume used or limits of its own.
     pub fn user(&self, account: &[u8], now_ns: u64) -> Option<UserReport> {
-        let slot = *self.by_account.get(account)?;
-        self.report(slot, now_ns)
+        if let Some(&slot) = self.by_account.get(account) {
+            return self.report(slot, now_ns);
+        }
+        let volume = self.usage.of(account);
+        if volume.is_none() && !self.quotas.users.contains_key(account) {
+            return None;
+        }
+        let limits = *self.quotas.of(account);
+        Some(UserReport {
+            account: Arc::from(account),
+            allocations: 0,
+            limits,
+            relayed: [0; 2],
+            rates: [0; 2],
+            dropped: [Dropped::default(); LIMITS.len()],
+            volume,
+            spent: self.usage.spent(account, &limits),
+        })
     }
 
     /// Users with allocations, from a place in the ledger on, `most` places at a time. Gives the

@@ -10,6 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use turnway_relay::auth::{Auth, AuthConfig, StaticUser, UserCredential};
+use turnway_relay::effect::VolumeSpent;
+use turnway_relay::ledger::Last;
 use turnway_relay::limits::Limits;
 use turnway_relay::policy::{Policy, PolicyConfig};
 use turnway_relay::ports::{Parity, PortPool};
@@ -202,6 +204,12 @@ impl World {
                 }
                 Effect::Release(mut release) => {
                     self.ledger.release(shard as u16, &mut release, self.now.mono_ns);
+                    if let Some(Last { account, count, .. }) = &release.last
+                        && let (Some(period), true) = (count.spent, count.crossed)
+                    {
+                        let spent = VolumeSpent { account: Arc::clone(account), period };
+                        self.servers[shard].handle(Event::VolumeSpent(spent), self.now, out);
+                    }
                 }
                 Effect::Exchange => self.exchange(shard),
                 Effect::Close { relay } => {

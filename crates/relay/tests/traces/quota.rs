@@ -153,6 +153,23 @@ fn a_spent_volume_refuses_allocates_and_drops_what_comes() {
     assert_eq!(client(3).ask(&mut world, &Ask::allocate()).code(), 0);
 }
 
+#[test]
+fn a_volume_that_an_ending_allocation_spent_is_said() {
+    let limits = UserLimits { volume_per_day: Some(1_000), ..UserLimits::default() };
+    let mut world = World::new(&of_users(limits));
+    let (mut client, _) = bound(&mut world, TestClient::udp());
+    client.channel_data(&mut world, 0x4000, &[0; 1_000]).unwrap();
+    assert_eq!(client.ask(&mut world, &Ask::refresh(0)).code(), 0);
+    let spent = |record: &&Record| matches!(record, Record::VolumeSpent(_));
+    assert_eq!(world.records.iter().filter(spent).count(), 1);
+    assert_eq!(world.stats().volumes_spent, 1);
+    // Nobody of that name has an allocation, and yet it can be seen why there is none.
+    assert_eq!(TestClient::udp().ask(&mut world, &Ask::allocate()).code(), 486);
+    let seen = world.ledger.user(b"alice", world.now.mono_ns).unwrap();
+    assert_eq!((seen.allocations, seen.spent), (0, Some(Period::Day)));
+    assert!(world.ledger.user(b"nobody", world.now.mono_ns).is_none());
+}
+
 fn narrow() -> Option<Bandwidth> {
     Some(Bandwidth { bytes_per_second: 1_000, burst_bytes: 2_000 })
 }
