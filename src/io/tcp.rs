@@ -94,6 +94,12 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether the kernel had no room when it was last written to, and has not said since that it
+    /// has some.
+    pub fn is_blocked(&self) -> bool {
+        self.interest != Interest::READ
+    }
+
     /// Writes what is queued as far as the client takes it.
     pub fn write(&mut self, limit: usize) -> Written {
         self.dirty = false;

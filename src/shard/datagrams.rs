@@ -168,11 +168,20 @@ impl Shard {
             Transport::Tcp => {
                 let payload = &batch.data(payload.slot)[payload.offset..][..payload.len];
                 let limit = self.parts.streams.send_queue;
+                let pieces = [prefix, payload, &[0; 3][..usize::from(pad)]];
                 let Some(connection) = self.connections.of(to) else {
                     return;
                 };
-                let pieces = [prefix, payload, &[0; 3][..usize::from(pad)]];
-                match connection.queue_data(pieces, limit) {
+                let mut queued = connection.queue_data(pieces, limit);
+                if queued.is_err() && !connection.is_blocked() {
+                    // A burst larger than the queue, for which the kernel may have room.
+                    self.write_stream(to.link.0, batch);
+                    let Some(connection) = self.connections.of(to) else {
+                        return;
+                    };
+                    queued = connection.queue_data(pieces, limit);
+                }
+                match queued {
                     Ok(()) => self.connections.mark_dirty(to.link.0),
                     Err(Full::Dropped | Full::Close) => self.stats.tcp_queue_drops += 1,
                 }
