@@ -2,8 +2,13 @@
 //! goes into it. One thread with a connection of its own; nothing that relays waits for it.
 //!
 //! Volume is saved every [`STEP`], so that a killed daemon loses no more than the last second. The
-//! days and months it is counted in are those of the configured time zone.
+//! days and months it is counted in are those of the configured time zone. They begin on time even
+//! where the database fails; what it has of them is then read later.
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -13,9 +18,9 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio::sync::mpsc::UnboundedSender;
-use turnway_relay::ledger::{Counters, Periods, Used};
+use turnway_relay::ledger::{ACCOUNTS_MAX, Counters, Known, Periods, Used};
 
-use crate::database::{self, Database, DatabaseError, UserRow};
+use crate::database::{self, Database, DatabaseError, Usage, UserRow, period_names};
 use crate::ledger::SharedLedger;
 
 /// How often the database is looked at and written to.
@@ -35,12 +40,22 @@ pub struct Accounts {
     ledger: Arc<SharedLedger>,
     users: UnboundedSender<Vec<UserRow>>,
     version: u64,
-    /// Of the present periods, and not in the database yet.
-    unsaved: Vec<(Arc<[u8]>, database::Used)>,
+    /// Taken from the ledger and not in the database yet, the oldest first.
+    unsaved: VecDeque<Unsaved>,
+    /// Whether the ledger knows what the database has of the present periods.
+    complete: bool,
     /// `None`: not yet. A start does not wait for whoever else writes to the file.
     pruned: Option<Instant>,
     failing: bool,
+    /// Whether volume was lost since the database began to fail.
+    lossy: bool,
     errors: Arc<AtomicU64>,
+}
+
+/// What was used in some periods.
+struct Unsaved {
+    periods: Periods,
+    used: Vec<(Arc<[u8]>, database::Used)>,
 }
 
 /// What the thread may be asked.
@@ -76,12 +91,14 @@ impl Accounts {
             ledger,
             users,
             version,
-            unsaved: Vec::new(),
+            unsaved: VecDeque::new(),
+            complete: false,
             pruned: None,
             failing: false,
+            lossy: false,
             errors: Arc::new(AtomicU64::new(0)),
         };
-        accounts.turn_period()?;
+        accounts.turn_period(Timestamp::now())?;
         Ok((accounts, rows))
     }
 
@@ -104,22 +121,18 @@ impl Accounts {
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => break,
                 }
-                self.step();
+                self.step(Timestamp::now());
             }
-            self.step(); // what the shards left behind
+            self.finish();
         };
         let thread = thread::Builder::new().name("accounts".to_owned()).spawn(work)?;
         Ok(Clerk { orders, thread })
     }
 
-    fn step(&mut self) {
-        let done = self.turn_period().and_then(|()| self.save()).and_then(|()| self.look());
-        match done {
-            Ok(()) if self.failing => {
-                self.failing = false;
-                tracing::info!("the database works again; nothing was lost");
-            }
-            Ok(()) => {}
+    fn step(&mut self, now: Timestamp) {
+        let done = self.turn_period(now).and_then(|()| self.save());
+        match done.and_then(|()| self.prune()).and_then(|()| self.look()) {
+            Ok(()) => self.works(),
             Err(error) => {
                 self.errors.fetch_add(1, Ordering::Relaxed);
                 if !self.failing {
@@ -132,61 +145,127 @@ impl Accounts {
         }
     }
 
-    /// Begins the day and the month that it is now, if it is not the ledger's already.
-    fn turn_period(&mut self) -> Result<(), DatabaseError> {
-        let today = Timestamp::now().to_zoned(self.zone.clone()).date();
-        let day = today.to_string();
-        let periods = Periods { month: day[..day.len() - 3].to_owned(), day };
+    /// Saves what the shards left behind. There is no later time to save what cannot be now.
+    fn finish(&mut self) {
+        let Err(error) = self.save() else { return self.works() };
+        self.take();
+        let all = || self.unsaved.iter().flat_map(|unsaved| &unsaved.used);
+        let accounts = all().map(|(account, _)| account).collect::<BTreeSet<_>>().len();
+        let bytes = sum(all());
+        tracing::error!(accounts, bytes, "{error}; used volume that was not saved is lost");
+    }
+
+    fn works(&mut self) {
+        if std::mem::take(&mut self.failing) {
+            match std::mem::take(&mut self.lossy) {
+                false => tracing::info!("the database works again; nothing was lost"),
+                true => tracing::info!("the database works again"),
+            }
+        }
+    }
+
+    /// Begins the day and the month that it is now, if they are not the ledger's already, and
+    /// reads what was used in them.
+    fn turn_period(&mut self, now: Timestamp) -> Result<(), DatabaseError> {
+        let (day, month) = period_names(now.to_zoned(self.zone.clone()).date());
+        let periods = Periods { day, month };
         let present = self.ledger.lock().usage().periods().clone();
-        if present == periods {
+        let other = present != periods;
+        if !other && self.complete {
             return Ok(());
         }
-        if !present.day.is_empty() {
-            self.save()?;
+        if other && !present.day.is_empty() {
             tracing::info!(day = periods.day, "a new day of volume begins");
         }
-        let known = self.database.usage(&self.realm, &periods.day, &periods.month)?;
-        let known: Vec<_> = known
-            .into_iter()
-            .map(|row| {
-                let counters =
-                    Counters { day: into_ledger(row.day), month: into_ledger(row.month) };
-                (Arc::from(row.account), counters)
-            })
-            .collect();
-        self.ledger.lock().usage().begin(periods, known);
-        Ok(())
+        let Periods { day, month } = &periods;
+        // Saved first: what is still the ledger's alone is added to what is read.
+        let read = self.save().and_then(|()| self.database.usage(&self.realm, day, month));
+        self.complete = read.is_ok();
+        let failed = match read {
+            Ok(rows) => {
+                drop(self.begin(periods, Known::new(rows.into_iter().map(known))));
+                return Ok(());
+            }
+            Err(failed) => failed,
+        };
+        if other {
+            self.begin_unread(&present, periods);
+        }
+        Err(failed)
+    }
+
+    /// Begins periods on time although the database cannot say what was used in them: who has
+    /// spent a day is let in again the next day. A month goes on with what the ledger has of it.
+    fn begin_unread(&mut self, present: &Periods, periods: Periods) {
+        self.take();
+        self.bound(ACCOUNTS_MAX);
+        let same_month = present.month == periods.month;
+        let old = self.begin(periods.clone(), Known::default());
+        if same_month {
+            drop(self.begin(periods, old.another_day()));
+        }
+    }
+
+    /// Gives what the ledger knew before, to be dropped while no shard waits for it.
+    fn begin(&self, periods: Periods, known: Known) -> Known {
+        self.ledger.lock().usage().begin(periods, known)
     }
 
     /// Writes what was used since the last time.
     fn save(&mut self) -> Result<(), DatabaseError> {
-        let periods = self.ledger.lock().usage().periods().clone();
+        self.database.still_there()?;
         // First what could not be written before. Until it can, the ledger adds up by account,
         // where here it would pile up.
-        self.write(&periods)?;
+        self.write()?;
+        self.take();
+        self.write()
+    }
+
+    /// Takes from the ledger what is not saved of its periods.
+    fn take(&mut self) {
+        let periods = self.ledger.lock().usage().periods().clone();
+        let mut used = Vec::new();
         loop {
             let taken = self.ledger.lock().usage().take_unsaved(PER_LOCK);
             if taken.is_empty() {
                 break;
             }
-            self.unsaved.extend(taken.into_iter().map(|(account, used)| (account, of(used))));
+            used.extend(taken.into_iter().map(|(account, used)| (account, of(used))));
         }
-        self.write(&periods)?;
-        if self.pruned.is_none_or(|at| at.elapsed() >= PRUNE) {
-            self.pruned = Some(Instant::now());
-            let today = Timestamp::now().to_zoned(self.zone.clone()).date();
-            self.database.prune_usage(today)?;
+        if !used.is_empty() {
+            self.unsaved.push_back(Unsaved { periods, used });
+        }
+    }
+
+    /// Writes what was taken from the ledger, which stays here until that succeeds.
+    fn write(&mut self) -> Result<(), DatabaseError> {
+        while let Some(Unsaved { periods: Periods { day, month }, used }) = self.unsaved.front() {
+            self.database.add_usage(&self.realm, day, month, used)?;
+            self.unsaved.pop_front();
         }
         Ok(())
     }
 
-    /// Writes what was taken from the ledger, which stays here until that succeeds.
-    fn write(&mut self, Periods { day, month }: &Periods) -> Result<(), DatabaseError> {
-        if !self.unsaved.is_empty() {
-            self.database.add_usage(&self.realm, day, month, &self.unsaved)?;
-            self.unsaved.clear();
+    /// Forgets the oldest of what was taken, so that of a database that fails for many days not
+    /// more than `most` accounts pile up.
+    fn bound(&mut self, most: usize) {
+        let waiting = |all: &VecDeque<Unsaved>| all.iter().map(|it| it.used.len()).sum::<usize>();
+        while waiting(&self.unsaved) > most
+            && let Some(Unsaved { periods, used }) = self.unsaved.pop_front()
+        {
+            self.lossy = true;
+            let (day, accounts, bytes) = (periods.day, used.len(), sum(&used));
+            tracing::error!(day, accounts, bytes, "too much waits for the database; some is lost");
         }
-        Ok(())
+    }
+
+    /// Removes old periods now and then.
+    fn prune(&mut self) -> Result<(), DatabaseError> {
+        if self.pruned.is_some_and(|at| at.elapsed() < PRUNE) {
+            return Ok(());
+        }
+        self.pruned = Some(Instant::now());
+        self.database.prune_usage()
     }
 
     /// Hands the users over if any of them changed.
@@ -222,8 +301,20 @@ impl Clerk {
     /// Saves what is left and ends. The shards must have ended.
     pub fn finish(self) {
         drop(self.orders);
-        let _ = self.thread.join();
+        if self.thread.join().is_err() {
+            tracing::error!("the accounts panicked; used volume that was not saved is lost");
+        }
     }
+}
+
+fn known(row: Usage) -> (Arc<[u8]>, Counters) {
+    let counters = Counters { day: into_ledger(row.day), month: into_ledger(row.month) };
+    (Arc::from(row.account), counters)
+}
+
+/// Bytes in all.
+fn sum<'a>(used: impl IntoIterator<Item = &'a (Arc<[u8]>, database::Used)>) -> u64 {
+    used.into_iter().fold(0, |sum, (_, used)| sum.saturating_add(used.total()))
 }
 
 fn into_ledger(used: database::Used) -> Used {

@@ -21,7 +21,9 @@ mod usage;
 mod users;
 
 use std::fmt;
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -29,7 +31,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use overrides::{Override, Overrides};
-pub use usage::{MAX_ACCOUNTS, MAX_DAYS, MAX_MONTHS, Usage, Used, period_names};
+pub use usage::{MAX_DAYS, MAX_MONTHS, Usage, Used, period_names};
 pub use users::{Keys, UserRow, prepared_name};
 
 /// How long a statement waits for another program's transaction.
@@ -44,6 +46,8 @@ static CREATING: Mutex<()> = Mutex::new(());
 pub struct Database {
     connection: Connection,
     path: PathBuf,
+    /// Device and inode of the file.
+    file: (u64, u64),
 }
 
 impl Database {
@@ -59,11 +63,32 @@ impl Database {
             return Err(failed(Problem::NoFolder));
         }
         let creating = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
-        schema::create(path).map_err(|error| failed(Problem::Create(error)))?;
+        let create = |error| failed(Problem::Create(error));
+        schema::create(path).map_err(create)?;
+        // Before it is opened: one that is replaced meanwhile is noticed later.
+        let file = identity(path).map_err(create)?;
         let mut connection = connect(path).map_err(failed)?;
         drop(creating);
         schema::bring_up_to_date(&mut connection).map_err(failed)?;
-        Ok(Self { connection, path: path.to_owned() })
+        Ok(Self { connection, path: path.to_owned(), file })
+    }
+
+    /// An error if what is at the path is not the file that is open: what is written to that one
+    /// nobody would find again.
+    ///
+    /// # Errors
+    ///
+    /// The file was removed or replaced.
+    pub fn still_there(&self) -> Result<(), DatabaseError> {
+        let there = match identity(&self.path) {
+            Ok(found) => found == self.file,
+            // Of a path that cannot be looked at nothing is known; the open file works on.
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        };
+        match there {
+            true => Ok(()),
+            false => Err(DatabaseError::new(&self.path, Problem::Replaced)),
+        }
     }
 
     /// Where the file is.
@@ -116,6 +141,10 @@ fn connect(path: &Path) -> Result<Connection, Problem> {
     Ok(connection)
 }
 
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -140,7 +169,7 @@ impl DatabaseError {
     /// Whether what was asked for is wrong, rather than that it failed.
     pub fn is_input(&self) -> bool {
         match self.problem {
-            Problem::Sqlite(_) | Problem::NoWal => false,
+            Problem::Sqlite(_) | Problem::NoWal | Problem::Replaced => false,
             Problem::NoFolder
             | Problem::Create(_)
             | Problem::ReadOnly
@@ -162,6 +191,7 @@ enum Problem {
     Create(io::Error),
     ReadOnly,
     NoWal,
+    Replaced,
     Foreign,
     Newer { found: usize, known: usize },
     Sqlite(rusqlite::Error),
@@ -203,6 +233,10 @@ impl fmt::Display for DatabaseError {
                 f,
                 "{path}: its file system has no shared memory, which several programs at one \
                  database need; put it on a local disk"
+            ),
+            Problem::Replaced => write!(
+                f,
+                "{path}: was removed or replaced while running; put it back or restart Turnway"
             ),
             Problem::Foreign => write!(
                 f,

@@ -4,24 +4,24 @@
 //! account is a user's name, or what is behind time-limited names. There is one row for each
 //! account and period; [`Database::prune_usage`] bounds them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::civil::Date;
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
+use turnway_relay::ledger::ACCOUNTS_MAX;
 
 use super::users::{integer, prepare_realm};
 use super::{Database, DatabaseError, Problem};
 
-/// How many days are kept, today among them: this month and the one before.
+/// How many days with use are kept of a realm, the newest ones: this month and the one before.
 pub const MAX_DAYS: usize = 62;
 
-/// How many months are kept, this one among them.
+/// How many months with use are kept of a realm.
 pub const MAX_MONTHS: usize = 24;
 
-/// How many accounts are kept of one period of a realm: those that used most. Some 50 MB a period,
-/// with names of usual length.
-pub const MAX_ACCOUNTS: usize = 1_000_000;
+/// The length of a day's name, as "2026-11-20"; that of a month's is another.
+const DAY_LEN: usize = 10;
 
 /// Payload bytes of each direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -134,34 +134,35 @@ impl Database {
         })
     }
 
-    /// Removes days and months that are older than [`MAX_DAYS`] and [`MAX_MONTHS`], and of each
-    /// period the accounts beyond [`MAX_ACCOUNTS`] that used least: they begin anew. Meant for
-    /// once an hour or so; where there is nothing to remove it takes as long as counting the rows.
+    /// Keeps the newest [`MAX_DAYS`] and [`MAX_MONTHS`] of each realm that there are, whatever day
+    /// it is: a clock that once stepped years ahead takes no present month away. Of each period
+    /// the [`ACCOUNTS_MAX`] accounts that used most are kept (some 25 MB, with names of usual
+    /// length); others begin anew. Meant for once an hour or so; where there is nothing to remove
+    /// it takes as long as counting the rows.
     ///
     /// # Errors
     ///
     /// When the file cannot be written; what was removed before stays removed.
-    pub fn prune_usage(&mut self, today: Date) -> Result<(), DatabaseError> {
-        self.prune_usage_to(today, MAX_ACCOUNTS)
+    pub fn prune_usage(&mut self) -> Result<(), DatabaseError> {
+        self.prune_usage_to(ACCOUNTS_MAX)
     }
 
-    pub(super) fn prune_usage_to(
-        &mut self,
-        today: Date,
-        accounts: usize,
-    ) -> Result<(), DatabaseError> {
+    pub(super) fn prune_usage_to(&mut self, accounts: usize) -> Result<(), DatabaseError> {
         let accounts = i64::try_from(accounts).unwrap_or(i64::MAX);
         self.named(|connection| {
-            let mut after = (String::new(), String::new());
+            let periods = periods(connection)?;
+            let mut kept = HashMap::new();
             // Each period in a transaction of its own, so that nobody waits for all of them.
-            while let Some((realm, period)) = next_period(connection, &after)? {
-                if is_old(&period, today) {
-                    let remove = "DELETE FROM usage WHERE realm = ?1 AND period = ?2";
-                    connection.execute(remove, (&realm, &period))?;
+            for (realm, period) in periods.iter().rev() {
+                let most = if period.len() == DAY_LEN { MAX_DAYS } else { MAX_MONTHS };
+                let kept: &mut usize = kept.entry((realm, period.len())).or_default();
+                if *kept < most {
+                    *kept += 1;
+                    connection.execute(REMOVE_SMALLEST, (realm, period, accounts))?;
                 } else {
-                    connection.execute(REMOVE_SMALLEST, (&realm, &period, accounts))?;
+                    let remove = "DELETE FROM usage WHERE realm = ?1 AND period = ?2";
+                    connection.execute(remove, (realm, period))?;
                 }
-                after = (realm, period);
             }
             Ok(())
         })
@@ -200,28 +201,17 @@ fn for_each(
     Ok(())
 }
 
-/// The realm and period that come after those, found in the index, without reading what is
-/// between.
-fn next_period(
-    connection: &Connection,
-    (realm, period): &(String, String),
-) -> Result<Option<(String, String)>, Problem> {
+/// Every realm and period there is, in order, found in the index, without reading what is between.
+fn periods(connection: &Connection) -> Result<Vec<(String, String)>, Problem> {
     let next = "SELECT realm, period FROM usage WHERE (realm, period) > (?1, ?2) \
                 ORDER BY realm, period LIMIT 1";
     let mut next = connection.prepare_cached(next)?;
-    Ok(next.query_row((realm, period), |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
-}
-
-fn is_old(period: &str, today: Date) -> bool {
-    match period.parse::<Date>() {
-        Ok(day) => today.since(day).is_ok_and(|span| span.get_days() >= i32_of(MAX_DAYS)),
-        Err(_) => format!("{period}-01").parse::<Date>().is_ok_and(|month| {
-            let months = |date: Date| i32::from(date.year()) * 12 + i32::from(date.month());
-            months(today) - months(month) >= i32_of(MAX_MONTHS)
-        }),
+    let mut after = |(realm, period): &(String, String)| {
+        next.query_row((realm, period), |row| Ok((row.get(0)?, row.get(1)?))).optional()
+    };
+    let mut periods = Vec::new();
+    while let Some(found) = after(periods.last().unwrap_or(&Default::default()))? {
+        periods.push(found);
     }
-}
-
-fn i32_of(small: usize) -> i32 {
-    i32::try_from(small).expect("a small constant")
+    Ok(periods)
 }

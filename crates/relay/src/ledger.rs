@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use divider::{Answer, Report, WHOLE};
-pub use usage::{Counters, Periods, Used};
+pub use usage::{ACCOUNTS_MAX, Counters, Known, Periods, Used};
 
 use crate::address::NANOS_PER_SECOND;
 use crate::outcome::{Period, Quota, Reason};

@@ -5,7 +5,8 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use jiff::civil::date;
+use jiff::ToSpan as _;
+use jiff::civil::{Date, date};
 
 use super::*;
 
@@ -137,30 +138,34 @@ fn a_killed_program_loses_at_most_what_it_was_just_adding() {
 }
 
 #[test]
-fn old_periods_are_removed() {
+fn the_newest_periods_are_kept_whatever_day_it_is() {
     let file = file();
     let mut database = file.open();
-    let today = date(2026, 11, 20);
-    let kept = ["2024-12", "2026-09-20", "2026-11", "2026-11-20", "2026-12", "2026-12-01"];
-    let old = ["2024-11", "2026-09-19", "2026-09-18", "1999-12-31", "2023-01"];
+    let mut days: Vec<_> = date(2026, 11, 20).series(-1.day()).take(MAX_DAYS + 3).collect();
+    // On this day the clock was wrong.
+    days.insert(0, date(2096, 1, 1));
+    let mut months: Vec<_> = date(2026, 11, 1).series(-1.month()).take(MAX_MONTHS + 3).collect();
+    months.insert(0, date(2096, 1, 1));
+    let names = |days: &[Date], months: &[Date]| {
+        let days = days.iter().map(|date| period_names(*date).0);
+        let mut names: Vec<_> = days.chain(months.iter().map(|it| period_names(*it).1)).collect();
+        names.sort_unstable();
+        names
+    };
     for realm in [REALM, "example.com"] {
-        for period in [&kept[..], &old[..]].concat() {
-            database.add_usage(realm, period, period, &[delta("alice", used(1, 0))]).unwrap();
+        for period in names(&days, &months) {
+            database.add_usage(realm, &period, &period, &[delta("alice", used(1, 0))]).unwrap();
         }
     }
-    database.prune_usage(today).unwrap();
-    let mut periods = Vec::new();
+    database.prune_usage().unwrap();
+    let kept = names(&days[..MAX_DAYS], &months[..MAX_MONTHS]);
     let connection = file.raw();
-    let mut all =
-        connection.prepare("SELECT realm, period FROM usage ORDER BY realm, period").unwrap();
-    let mut rows = all.query([]).unwrap();
-    while let Some(row) = rows.next().unwrap() {
-        periods.push((row.get_unwrap::<_, String>(0), row.get_unwrap::<_, String>(1)));
+    for realm in [REALM, "example.com"] {
+        let all = "SELECT period FROM usage WHERE realm = ?1 ORDER BY period";
+        let mut all = connection.prepare(all).unwrap();
+        let periods = all.query_map([realm], |row| row.get::<_, String>(0)).unwrap();
+        assert_eq!(periods.map(Result::unwrap).collect::<Vec<_>>(), kept);
     }
-    let expected = ["example.com", REALM]
-        .into_iter()
-        .flat_map(|realm| kept.into_iter().map(|period| (realm.to_owned(), period.to_owned())));
-    assert_eq!(periods, expected.collect::<Vec<_>>());
 }
 
 #[test]
@@ -170,9 +175,9 @@ fn of_too_many_accounts_those_that_used_most_are_kept() {
     let deltas: Vec<_> =
         (0..10).map(|account| delta(&account.to_string(), used(account * 7 % 10, 0))).collect();
     database.add_usage(REALM, DAY, MONTH, &deltas).unwrap();
-    database.prune_usage_to(date(2026, 11, 20), 10).unwrap();
+    database.prune_usage_to(10).unwrap();
     assert_eq!(database.usage(REALM, DAY, MONTH).unwrap().len(), 10);
-    database.prune_usage_to(date(2026, 11, 20), 3).unwrap();
+    database.prune_usage_to(3).unwrap();
     let kept = database.usage(REALM, DAY, MONTH).unwrap();
     let mut most: Vec<u64> = kept.iter().map(|account| account.month.to_peer).collect();
     most.sort_unstable();

@@ -4,15 +4,19 @@
 //! whatever is not saved yet is handed to whoever saves it ([`Usage::take_unsaved`]). How many
 //! accounts are remembered is bounded: beyond [`ACCOUNTS_MAX`] the one of a few that has used
 //! least is forgotten, or the new one if none of these is saved yet; either is counted.
+//!
+//! Who holds a lock on it holds it shortly: what a period begins with ([`Known`]) is made before,
+//! and what it replaces is handed out, to be dropped after.
 
+use core::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::outcome::Period;
 use crate::quota::UserLimits;
 
-/// The most accounts whose volume is kept in mind: some 100 MB.
-pub(super) const ACCOUNTS_MAX: usize = if cfg!(test) { 64 } else { 1 << 19 };
+/// The most accounts whose volume is kept in mind: some 100 MB. Whoever stores volume keeps as many.
+pub const ACCOUNTS_MAX: usize = if cfg!(test) { 64 } else { 1 << 19 };
 
 /// Payload bytes of each direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +59,42 @@ pub struct Periods {
     pub month: String,
 }
 
+/// What accounts are known to have used in some periods.
+#[derive(Debug, Default)]
+pub struct Known {
+    accounts: BTreeMap<Arc<[u8]>, Account>,
+    forgotten: u64,
+}
+
+impl Known {
+    /// Of more than [`ACCOUNTS_MAX`] accounts, those that used most in the month.
+    pub fn new(known: impl IntoIterator<Item = (Arc<[u8]>, Counters)>) -> Self {
+        let mut known: Vec<_> = known.into_iter().collect();
+        let forgotten = known.len().saturating_sub(ACCOUNTS_MAX);
+        if forgotten > 0 {
+            known.select_nth_unstable_by_key(ACCOUNTS_MAX, |(_, counters)| {
+                Reverse(counters.month.total())
+            });
+            known.truncate(ACCOUNTS_MAX);
+        }
+        let entry = |(account, counters)| (account, Account { counters, unsaved: Used::default() });
+        Self { accounts: known.into_iter().map(entry).collect(), forgotten: forgotten as u64 }
+    }
+
+    /// What is still known when another day of the same month begins. What [`Usage::begin`] took
+    /// over into that day is no part of it.
+    #[must_use]
+    pub fn another_day(mut self) -> Self {
+        for Account { counters, unsaved } in self.accounts.values_mut() {
+            let late = core::mem::take(unsaved);
+            counters.day = Used::default();
+            counters.month.to_peer = counters.month.to_peer.saturating_sub(late.to_peer);
+            counters.month.to_client = counters.month.to_client.saturating_sub(late.to_client);
+        }
+        self
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Usage {
@@ -76,25 +116,21 @@ impl Usage {
         &self.periods
     }
 
-    /// Begins other periods, with what is known to have been used in them already. Save what is
-    /// unsaved before: it belongs to the old ones.
-    pub fn begin(
-        &mut self,
-        periods: Periods,
-        known: impl IntoIterator<Item = (Arc<[u8]>, Counters)>,
-    ) {
+    /// Begins other periods, or the present ones anew, with what is known to have been used in
+    /// them. Save what is unsaved before: what is not counts in the new periods. Gives what was
+    /// known before, which takes long to drop where there were many accounts.
+    #[must_use = "it is to be dropped without a lock on the ledger"]
+    pub fn begin(&mut self, periods: Periods, known: Known) -> Known {
         let unsaved = core::mem::take(&mut self.unsaved);
-        let old = core::mem::take(&mut self.accounts);
+        let old = core::mem::replace(&mut self.accounts, known.accounts);
+        self.forgotten += known.forgotten;
         self.periods = periods;
-        for (account, counters) in known.into_iter().take(ACCOUNTS_MAX) {
-            self.accounts.insert(account, Account { counters, unsaved: Used::default() });
-        }
-        // What came in between the last saving and now counts in the new periods.
         for account in unsaved {
             if let Some(late) = old.get(&account) {
                 self.add(&account, [late.unsaved.to_peer, late.unsaved.to_client]);
             }
         }
+        Known { accounts: old, forgotten: 0 }
     }
 
     /// Adds to what an account has used.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use turnway_relay::ledger::{Direction, Periods};
+use turnway_relay::ledger::{Direction, Known, Periods};
 use turnway_relay::quota::{Bandwidth, PrefixLimit, UserLimits};
 use turnway_relay::{
     Effect, EndReason, Event, Outcome, Period, Quota, Quotas, Reason, Record, Request, Session,
@@ -119,7 +119,7 @@ fn a_spent_volume_refuses_allocates_and_drops_what_comes() {
     let limits = UserLimits { volume_per_day: Some(1_000), ..UserLimits::default() };
     let mut world = World::new(&of_users(limits));
     let periods = |day: &str| Periods { day: day.into(), month: "2023-11".into() };
-    world.ledger.usage().begin(periods("2023-11-14"), []);
+    drop(world.ledger.usage().begin(periods("2023-11-14"), Known::default()));
     let (mut alice, relay) = bound(&mut world, client(1));
     assert!(alice.channel_data(&mut world, 0x4000, &[0; 600]).is_ok());
     assert!(world.peer_sends(relay, addr(PEER), &[0; 600]).is_ok());
@@ -146,7 +146,7 @@ fn a_spent_volume_refuses_allocates_and_drops_what_comes() {
     // Requests are no volume: what there is can be kept. The next day opens by itself.
     assert_eq!(alice.ask(&mut world, &Ask::refresh(600)).code(), 0);
     world.ledger.usage().take_unsaved(usize::MAX);
-    world.ledger.usage().begin(periods("2023-11-15"), []);
+    drop(world.ledger.usage().begin(periods("2023-11-15"), Known::default()));
     assert!(alice.channel_data(&mut world, 0x4000, b"x").is_err());
     world.pass(1);
     assert!(alice.channel_data(&mut world, 0x4000, b"x").is_ok());

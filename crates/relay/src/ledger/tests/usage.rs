@@ -61,14 +61,14 @@ impl Saved {
         self.0.get(&(period.to_owned(), Arc::clone(account))).copied().unwrap_or(0)
     }
 
-    fn known(&self, periods: &Periods) -> Vec<(Arc<[u8]>, Counters)> {
+    fn known(&self, periods: &Periods) -> Known {
         let used = |bytes| Used { to_peer: bytes, to_client: 0 };
         let accounts = self.0.keys().filter(|(period, _)| *period == periods.month);
         let counters = |account: &Arc<[u8]>| Counters {
             day: used(self.of(&periods.day, account)),
             month: used(self.of(&periods.month, account)),
         };
-        accounts.map(|(_, account)| (Arc::clone(account), counters(account))).collect()
+        Known::new(accounts.map(|(_, account)| (Arc::clone(account), counters(account))))
     }
 }
 
@@ -77,7 +77,7 @@ proptest! {
     fn every_byte_is_counted_once_in_its_day_and_month(acts in acts()) {
         let (mut usage, mut saved) = (Usage::default(), Saved::default());
         let mut all: BTreeMap<(String, Arc<[u8]>), u64> = BTreeMap::new();
-        usage.begin(periods(0), []);
+        drop(usage.begin(periods(0), Known::default()));
         for act in acts {
             match act {
                 Act::Add { account, relayed } => {
@@ -94,7 +94,7 @@ proptest! {
                 Act::Day(day) => {
                     saved.save_all(&mut usage);
                     let next = periods(day);
-                    usage.begin(next.clone(), saved.known(&next));
+                    drop(usage.begin(next.clone(), saved.known(&next)));
                 }
             }
             let Periods { day, month } = usage.periods().clone();
@@ -117,15 +117,53 @@ proptest! {
 #[test]
 fn what_comes_in_while_a_period_begins_is_counted_in_the_new_one() {
     let mut usage = Usage::default();
-    usage.begin(periods(0), []);
+    drop(usage.begin(periods(0), Known::default()));
     usage.add(&name(1), [10, 5]);
     let known = Counters { day: Used::default(), month: Used { to_peer: 100, to_client: 0 } };
-    usage.begin(periods(1), [(name(1), known)]);
+    drop(usage.begin(periods(1), Known::new([(name(1), known)])));
     let counters = usage.of(&name(1)).unwrap();
     assert_eq!((counters.day.total(), counters.month.total()), (15, 115));
     let unsaved = vec![(name(1), Used { to_peer: 10, to_client: 5 })];
     assert_eq!(usage.take_unsaved(10), unsaved);
     assert!(usage.take_unsaved(10).is_empty());
+}
+
+#[test]
+fn a_period_that_begins_with_nothing_known_is_completed_later() {
+    let mut usage = Usage::default();
+    let used = |bytes| Used { to_peer: bytes, to_client: 0 };
+    let counters = |day, month| Counters { day: used(day), month: used(month) };
+    drop(usage.begin(periods(0), Known::new([(name(1), counters(70, 100))])));
+    usage.add(&name(1), [7, 0]);
+    // The next day of the month. The seven bytes came too late to be saved.
+    let old = usage.begin(periods(1), Known::default());
+    assert_eq!(usage.of(&name(1)), Some(counters(7, 7)));
+    drop(usage.begin(periods(1), old.another_day()));
+    assert_eq!(usage.of(&name(1)), Some(counters(7, 107)));
+    usage.add(&name(2), [5, 0]);
+    // What was stored of these periods turns up.
+    let stored = [(name(1), counters(20, 120)), (name(3), counters(1, 1))];
+    drop(usage.begin(periods(1), Known::new(stored)));
+    let known = [1, 2, 3].map(|account| usage.of(&name(account)).unwrap());
+    assert_eq!(known, [counters(27, 127), counters(5, 5), counters(1, 1)]);
+    let mut unsaved = usage.take_unsaved(10);
+    unsaved.sort_by_key(|(account, _)| Arc::clone(account));
+    assert_eq!(unsaved, [(name(1), used(7)), (name(2), used(5))]);
+}
+
+#[test]
+fn of_too_many_known_accounts_those_that_used_most_in_the_month_stay() {
+    let used = |bytes| Used { to_peer: bytes, to_client: 0 };
+    let most = ACCOUNTS_MAX as u64;
+    let counters = |index: u64| Counters { day: used(index % 3), month: used(index * 37 % 101) };
+    let known: Vec<_> = (0..101).map(|index| (name(index), counters(index))).collect();
+    let mut usage = Usage::default();
+    drop(usage.begin(periods(0), Known::new(known.clone())));
+    assert_eq!((usage.accounts(), usage.forgotten()), (ACCOUNTS_MAX, 101 - most));
+    for (account, counters) in known {
+        let stays = counters.month.total() >= 101 - most;
+        assert_eq!(usage.of(&account), stays.then_some(counters));
+    }
 }
 
 #[test]
@@ -164,7 +202,7 @@ fn limited() -> (Ledger, UserId) {
     };
     let quotas = Quotas { default: limits, ..Quotas::default() };
     let mut ledger = Ledger::new(Arc::new(quotas), 0);
-    ledger.usage().begin(periods(0), []);
+    drop(ledger.usage().begin(periods(0), Known::default()));
     let grant = ledger.reserve(&name(0), [192, 0, 2, 1].into(), 0).unwrap();
     (ledger, grant.user)
 }
@@ -183,7 +221,7 @@ fn begin(ledger: &mut Ledger, day: u32, month_bytes: u64) {
     ledger.usage().take_unsaved(usize::MAX);
     let month = Used { to_peer: month_bytes, to_client: 0 };
     let known = (name(0), Counters { day: Used::default(), month });
-    ledger.usage().begin(periods(day), [known]);
+    drop(ledger.usage().begin(periods(day), Known::new([known])));
 }
 
 #[test]
