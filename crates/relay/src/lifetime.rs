@@ -40,6 +40,9 @@ impl Server {
         if deadline_ns.is_some_and(|deadline_ns| deadline_ns <= now.mono_ns) {
             self.sweep(id.slot, now);
         }
+        if self.judging.is_some_and(|next| id.slot >= next) {
+            self.judge_again(id, now);
+        }
         self.table.find(tuple)
     }
 
@@ -106,15 +109,25 @@ impl Server {
     }
 
     /// Adopts a new configuration. Cached keys are checked again at the next request; what the new
-    /// peer policy forbids, and what belonged to a user that is no more, ends at once.
+    /// peer policy forbids, and what belonged to a user that is no more, ends. Of a large table some
+    /// is judged now and the rest by [`Server::expire`], so that it does not hold up relaying.
     pub(crate) fn configure(&mut self, config: Arc<Config>, now: Now) {
         self.meters.configure(Arc::clone(&config.quotas));
         self.config = config;
-        for slot in 0..self.table.slots() {
+        self.judging = Some(0);
+        self.judge_some(now);
+    }
+
+    /// Judges some of the allocations that the present configuration has not judged yet.
+    pub(crate) fn judge_some(&mut self, now: Now) {
+        let Some(from) = self.judging else { return };
+        let end = from.saturating_add(JUDGED_PER_CALL).min(self.table.slots());
+        for slot in from..end {
             if let Some(id) = self.table.occupant(slot) {
                 self.judge_again(id, now);
             }
         }
+        self.judging = (end < self.table.slots()).then_some(end);
     }
 
     fn judge_again(&mut self, id: AllocationId, now: Now) {
@@ -189,3 +202,6 @@ impl Server {
         }
     }
 }
+
+/// Allocations judged at a time by a new configuration: some 200 µs of work.
+const JUDGED_PER_CALL: u32 = 1024;

@@ -62,6 +62,8 @@ pub struct Server {
     pub(crate) stats: Stats,
     pub(crate) pending: Option<Box<Pending>>,
     pub(crate) draining: bool,
+    /// The next slot to be judged by a new configuration.
+    pub(crate) judging: Option<u32>,
     pub(crate) auth_records: Window,
     pub(crate) auth_suppressed: u64,
     next_session: u64,
@@ -92,6 +94,7 @@ impl Server {
             stats: Stats::default(),
             pending: None,
             draining: false,
+            judging: None,
             auth_records: Window::default(),
             auth_suppressed: 0,
             next_session: seed.first_session,
@@ -137,7 +140,8 @@ impl Server {
     /// When [`Self::expire`] wants to be called next, in `mono_ns`.
     pub fn deadline(&self) -> Option<u64> {
         let timer = self.timers.peek().map(|(deadline_ns, _)| deadline_ns);
-        timer.into_iter().chain(self.meters.due_ns()).min()
+        let judging = self.judging.map(|_| 0);
+        [timer, self.meters.due_ns(), judging].into_iter().flatten().min()
     }
 
     /// What is to be told to the [`crate::Ledger`], and where it answers: for [`Route::Lease`]
@@ -151,15 +155,15 @@ impl Server {
     /// Ends what has run out. Returns true if some is left for another call, so that a mass
     /// expiry does not hold up relaying.
     pub fn expire(&mut self, now: Now) -> bool {
-        if self.meters.due_ns().is_some_and(|due_ns| due_ns <= now.mono_ns)
-            && self.meters.settle(now.mono_ns)
-        {
+        self.judge_some(now);
+        let due = |meters: &Meters| meters.due_ns().is_some_and(|due_ns| due_ns <= now.mono_ns);
+        if due(&self.meters) && self.meters.settle(now.mono_ns) {
             self.effects.push_back(Effect::Exchange);
         }
         for _ in 0..EXPIRIES_PER_CALL {
             match self.timers.peek() {
                 Some((deadline_ns, slot)) if deadline_ns <= now.mono_ns => self.sweep(slot, now),
-                Some(_) | None => return false,
+                Some(_) | None => return self.judging.is_some() || due(&self.meters),
             }
         }
         true

@@ -117,6 +117,28 @@ fn who_is_removed_is_gone_at_once() {
 }
 
 #[test]
+fn a_large_table_is_judged_in_pieces_and_nobody_slips_through() {
+    let mut world = World::plain();
+    let mut clients: Vec<TestClient> =
+        (0..3_000).map(|port| TestClient::new(&format!("192.0.2.1:{}", 10_000 + port))).collect();
+    for client in &mut clients {
+        client.allocate(&mut world);
+    }
+    let without_alice = Settings { users: vec![("bob", "hunter2")], ..Settings::default() };
+    world.configure(&without_alice);
+    // Some are left for later, so that datagrams between do not wait for all.
+    assert!(world.servers[0].allocations() > 0);
+    assert_eq!(world.servers[0].deadline(), Some(0));
+    // Whoever asks is judged first.
+    let last = clients.last_mut().unwrap();
+    let before = world.servers[0].allocations();
+    assert_eq!(last.ask(&mut world, &Ask::refresh(600)).code(), 401);
+    assert_eq!(world.servers[0].allocations(), before - 1);
+    world.expire();
+    world.assert_empty();
+}
+
+#[test]
 fn new_limits_hold_for_what_is_new() {
     let mut world = World::plain();
     let (mut client, _) = bound(&mut world);
