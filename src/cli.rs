@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Config, Secret, Span};
+use crate::database::Database;
 use crate::operate::{self, Done, KillArgs, OperateError, SessionsArgs, StatusArgs};
 use crate::run::{self, ServeError};
 use crate::user::{self, UserCommand, UserError};
@@ -43,7 +44,8 @@ enum Command {
     },
     /// Check a configuration and print the effective one, secrets redacted
     ///
-    /// Exits with 2 and says what to do if the configuration cannot be used.
+    /// Exits with 2 and says what to do if the configuration cannot be used, or the database that
+    /// it names.
     Check {
         /// The configuration
         #[arg(short, long, value_name = "FILE", default_value = "turnway.toml")]
@@ -186,7 +188,8 @@ fn ended(served: Result<(), ServeError>) -> ExitCode {
 }
 
 fn check(path: &Path) -> ExitCode {
-    match load(path) {
+    let checked = load(path).and_then(|config| check_database(&config).map(|()| config));
+    match checked {
         Ok(config) => print(&format!(
             "# {} can be used. In force, secrets redacted:\n{}",
             path.display(),
@@ -194,6 +197,16 @@ fn check(path: &Path) -> ExitCode {
         )),
         Err(code) => code,
     }
+}
+
+/// Looks at the database that a configuration names, prints what is wrong with it.
+fn check_database(config: &Config) -> Result<(), ExitCode> {
+    let Some(database) = &config.auth.database else { return Ok(()) };
+    Database::check(database).map_err(|error| {
+        let place = config.places.database.as_deref().unwrap_or("[auth] database");
+        say(format_args!("{place}: {error}"));
+        ExitCode::from(if error.is_input() { WRONG_INPUT } else { 1 })
+    })
 }
 
 /// Loads a configuration, prints its warnings or errors.

@@ -20,14 +20,17 @@ mod tests;
 mod usage;
 mod users;
 
+use std::ffi::OsString;
 use std::fmt;
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use overrides::{Override, Overrides};
@@ -36,6 +39,10 @@ pub use users::{Keys, UserRow, prepared_name};
 
 /// How long a statement waits for another program's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the write-ahead log is cut to once nobody reads what is in it any more, in bytes. Without
+/// it the log keeps the disk that somebody who read for long made it take.
+const WAL_BYTES: i64 = 64 << 20;
 
 /// Closing any descriptor of a file drops the locks that SQLite holds on it in this process, so
 /// nobody else opens one while we make it.
@@ -71,6 +78,25 @@ impl Database {
         drop(creating);
         schema::bring_up_to_date(&mut connection).map_err(failed)?;
         Ok(Self { connection, path: path.to_owned(), file })
+    }
+
+    /// Says whether [`Self::open`] would find what it needs, and changes nothing: the file is ours
+    /// and can be read, or there is none and this user may make it.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Self::open`].
+    pub fn check(path: &Path) -> Result<(), DatabaseError> {
+        let checked = match fs::metadata(path) {
+            Ok(file) if file.is_file() => check_file(path),
+            Ok(_) => Err(Problem::Foreign),
+            Err(_) if !folder(path).is_dir() => Err(Problem::NoFolder),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                check_folder(folder(path)).map_err(Problem::Create)
+            }
+            Err(error) => Err(Problem::Create(error)),
+        };
+        checked.map_err(|problem| DatabaseError::new(path, problem))
     }
 
     /// An error if what is at the path is not the file that is open: what is written to that one
@@ -138,11 +164,36 @@ fn connect(path: &Path) -> Result<Connection, Problem> {
     // The keys of a user who is removed are overwritten.
     let on = |row: &rusqlite::Row<'_>| row.get::<_, i32>(0);
     connection.pragma_update_and_check(None, "secure_delete", "ON", on)?;
+    let limit = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+    connection.pragma_update_and_check(None, "journal_size_limit", WAL_BYTES, limit)?;
     Ok(connection)
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+/// Reads what is there without leaving anything beside it. Where there is no write-ahead log the
+/// file is all there is, and SQLite would make one to read it.
+fn check_file(path: &Path) -> Result<(), Problem> {
+    let mut log = OsString::from(path);
+    log.push("-wal");
+    let alone = if Path::new(&log).exists() { "" } else { "&immutable=1" };
+    let name = percent_encode(path.as_os_str().as_bytes(), NON_ALPHANUMERIC);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(format!("file:{name}?mode=ro{alone}"), flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    schema::recognize(&connection.unchecked_transaction()?)?;
+    Ok(())
+}
+
+/// Only writing says for sure whether one may.
+fn check_folder(folder: &Path) -> io::Result<()> {
+    let probe = folder.join(format!(".turnway-check-{}", std::process::id()));
+    OpenOptions::new().write(true).create_new(true).open(&probe)?;
+    fs::remove_file(&probe)
 }
 
 fn folder(path: &Path) -> &Path {
@@ -166,13 +217,19 @@ impl DatabaseError {
         Self::new(Path::new(""), problem)
     }
 
-    /// Whether what was asked for is wrong, rather than that it failed.
+    /// Whether somebody must mend what was asked for or where the file is, rather than that it
+    /// failed: trying again would only say it again.
     pub fn is_input(&self) -> bool {
-        match self.problem {
-            Problem::Sqlite(_) | Problem::NoWal | Problem::Replaced => false,
+        match &self.problem {
+            Problem::Sqlite(error) => matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied)
+            ),
+            Problem::Replaced => false,
             Problem::NoFolder
             | Problem::Create(_)
             | Problem::ReadOnly
+            | Problem::NoWal
             | Problem::Foreign
             | Problem::Newer { .. }
             | Problem::Realm

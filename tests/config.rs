@@ -269,6 +269,34 @@ fn credentials_refuse_what_would_not_work_and_secrets_as_arguments() {
 }
 
 #[test]
+fn a_database_that_cannot_be_used_is_found_by_a_check() {
+    let (directory, path) = placed(
+        "turnway.toml",
+        "listen = [{ transport = \"udp\", address = \"127.0.0.1:3478\" }]\n\
+         [auth]\n\
+         database = \"sqlite:users/users.db\"\n",
+    );
+    let path = path.to_str().unwrap();
+    let refused = || {
+        let check = turnway(&["check", "-c", path]);
+        assert_eq!(check.status.code(), Some(2));
+        assert_eq!(text(&check.stdout), "");
+        text(&check.stderr).to_owned()
+    };
+    let missing = refused();
+    assert!(missing.contains("turnway.toml:3: auth.database: "), "{missing}");
+    assert!(missing.ends_with("users is not there; make it first\n"), "{missing}");
+    let users = directory.path().join("users");
+    fs::create_dir(&users).unwrap();
+    let accepted = turnway(&["check", "-c", path]);
+    assert!(accepted.status.success(), "{}", text(&accepted.stderr));
+    assert_eq!(fs::read_dir(&users).unwrap().count(), 0, "a check makes nothing");
+    fs::write(users.join("users.db"), "not a database ".repeat(100)).unwrap();
+    let foreign = refused();
+    assert!(foreign.contains("users.db: is not a database of Turnway"), "{foreign}");
+}
+
+#[test]
 fn help_and_version_are_there() {
     let help = turnway(&["--help"]);
     assert!(help.status.success());

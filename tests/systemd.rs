@@ -101,6 +101,9 @@ fn only_root_and_the_relay_can_read_its_secrets() {
         assert_eq!(found.uid(), 0, "{}", path.display());
         assert_ne!(found.gid(), 0, "{}", path.display());
     }
+    let state = fs::metadata(root.join("var/lib/turnway")).unwrap();
+    assert_eq!(state.mode() & 0o777, 0o750);
+    assert!(state.uid() != 0 && state.gid() != 0, "the database is the relay's own");
 }
 
 /// The shipped unit with its one path that exists only after an installation replaced by the

@@ -71,13 +71,15 @@ pub struct Config {
     pub places: Places,
 }
 
-/// `file:line: key` of addresses, in the order of [`Config`]; empty without a file.
+/// `file:line: key` of addresses and files, in the order of [`Config`]; empty without a file.
 #[derive(Debug, Clone, Default)]
 pub struct Places {
     /// Of each listener.
     pub listen: Vec<String>,
     /// Of each relay address.
     pub relay: Vec<String>,
+    /// Of the database.
+    pub database: Option<String>,
     /// Of the metrics listener.
     pub metrics: Option<String>,
     /// Of the admin listener.

@@ -39,12 +39,12 @@ pub(super) fn resolve(
     let listen = checks.listeners(&raw.listen);
     let relay = checks.relay(&raw.relay, &listen);
     checks.warn_if_everybody_reads(&raw.auth, &raw.admin);
-    let database_wanted = raw.auth.database.is_some();
+    let database = raw.auth.database.as_ref().map(|url| source.place(url.span()));
     let auth = checks.auth(raw.auth);
     let peers = checks.peers(&raw.peers);
     let total = checks.total_bandwidth(&raw.limits);
     let limits = checks.limits(&raw.limits, &relay, total.as_ref());
-    let quota = checks.quota(raw.quota, &realm, total.as_ref(), database_wanted);
+    let quota = checks.quota(raw.quota, &realm, total.as_ref(), database.is_some());
     let metrics = Metrics { listen: checks.metrics(raw.metrics.listen.as_ref(), &listen) };
     let admin = checks.admin(&raw.admin, &listen, metrics.listen);
     let log = Log { level: raw.log.level.into_inner(), format: raw.log.format.into_inner() };
@@ -60,6 +60,7 @@ pub(super) fn resolve(
             .flat_map(Spanned::get_ref)
             .map(|entry| source.place(entry.span()))
             .collect(),
+        database,
         metrics: raw.metrics.listen.map(|address| source.place(address.span())),
         admin: raw.admin.listen.map(|address| source.place(address.span())),
     };

@@ -110,7 +110,7 @@ pub(super) fn bring_to(connection: &mut Connection, version: usize) -> Result<()
 }
 
 /// The version of our file; 0 is an empty one. In a transaction: what is read belongs together.
-fn recognize(connection: &Transaction<'_>) -> Result<usize, Problem> {
+pub(super) fn recognize(connection: &Transaction<'_>) -> Result<usize, Problem> {
     let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
     let (id, version) = (number("application_id")?, number("user_version")?);
     let version = usize::try_from(version).map_err(|_| Problem::Foreign)?;

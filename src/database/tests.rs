@@ -274,6 +274,74 @@ fn a_place_that_cannot_hold_a_file_is_named_with_advice() {
 }
 
 #[test]
+fn a_check_finds_what_opening_would_and_leaves_nothing_behind() {
+    let file = file();
+    let checked = || Database::check(&file.path).map_err(|error| error.to_string());
+    let entries = || {
+        let entries = fs::read_dir(file.folder.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort_unstable();
+        names
+    };
+    assert_eq!(checked(), Ok(()));
+    assert_eq!(entries(), [""; 0], "only opening makes it");
+
+    let mut database = file.open();
+    add(&mut database, "alice", "sesame");
+    assert_eq!(checked(), Ok(()), "while somebody works on it");
+    drop(database);
+    assert_eq!(checked(), Ok(()));
+    assert_eq!(entries(), ["turnway.db"]);
+
+    file.raw().pragma_update(None, "user_version", 1_000).unwrap();
+    assert!(checked().unwrap_err().contains("newer Turnway"));
+    // Also where that is still in the log only.
+    let other = file.raw();
+    other.pragma_update(None, "application_id", 77).unwrap();
+    assert!(checked().unwrap_err().contains("is not a database of Turnway"));
+    drop(other);
+    fs::write(&file.path, "not a database ".repeat(100)).unwrap();
+    assert!(checked().unwrap_err().contains("is not a database of Turnway"));
+
+    let error = |path: &Path| Database::check(path).unwrap_err().to_string();
+    let missing = error(&file.folder.path().join("none/turnway.db"));
+    assert!(missing.contains("none is not there; make it first"), "{missing}");
+    let unwritable = error(Path::new("/proc/turnway.db"));
+    assert!(unwritable.contains("write to /proc"), "{unwritable}");
+    let folder = error(file.folder.path());
+    assert!(folder.contains("is not a database of Turnway"), "{folder}");
+    let odd = file.folder.path().join("a?b#c%41.db");
+    drop(Database::open(&odd).unwrap());
+    Database::check(&odd).unwrap();
+}
+
+#[test]
+fn the_log_beside_the_file_is_cut_when_a_long_reader_has_gone() {
+    let file = file();
+    let database = file.open();
+    let mut log = file.path.clone().into_os_string();
+    log.push("-wal");
+    let log_bytes = || i64::try_from(fs::metadata(&log).unwrap().len()).unwrap();
+    let write = |bytes: i64| {
+        let write = "UPDATE scratch SET bytes = zeroblob(?1)";
+        database.connection.execute(write, [bytes]).unwrap();
+    };
+    let make = "CREATE TABLE scratch (bytes); INSERT INTO scratch VALUES (NULL)";
+    database.connection.execute_batch(make).unwrap();
+    let reader = file.raw();
+    let reading = reader.unchecked_transaction().unwrap();
+    let all = "SELECT count(*) FROM users";
+    reading.query_row(all, [], |row| row.get::<_, i64>(0)).unwrap();
+    write(WAL_BYTES + 1);
+    assert!(log_bytes() > WAL_BYTES);
+    drop(reading);
+    // The first empties the log into the file, the second begins it anew.
+    write(1);
+    write(2);
+    assert!(log_bytes() <= WAL_BYTES, "{}", log_bytes());
+}
+
+#[test]
 fn many_may_make_one_file_at_once() {
     let file = file();
     thread::scope(|scope| {
