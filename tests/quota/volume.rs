@@ -1,5 +1,6 @@
 //! Bytes in a day: when they are spent nothing is relayed, and what was spent outlives a crash.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -78,6 +79,58 @@ fn a_spent_volume_stops_relaying_until_the_operator_lifts_it() {
     });
     Client::udp(relay.address).allocate();
     assert_eq!(relay.log().iter().filter(|text| line(text)).count(), 1);
+}
+
+/// Relays some bytes, and tells how many came.
+fn relay_some(talk: &mut Talk) -> u64 {
+    let mut relayed = 0;
+    talk.up(|bytes| {
+        relayed += bytes;
+        relayed >= 50_000
+    });
+    relayed
+}
+
+#[test]
+fn a_database_that_goes_away_is_said_once_and_nothing_is_lost_if_it_comes_back() {
+    let quota = format!("time_zone = \"{}\"", time_zone());
+    let mut relay = relay_with_database("users.db", &quota);
+    let mut talk = Talk::new(&relay, Client::udp(relay.address));
+    let mut relayed = relay_some(&mut talk);
+    let [database, away] = ["users.db", "away.db"].map(|name| relay.folder.path().join(name));
+    fs::rename(&database, &away).expect("it is there");
+    let gone = |line: &str| line.contains("users.db: was removed or replaced while running");
+    relay.await_line("the database", gone);
+    relayed += relay_some(&mut talk);
+    relay.await_samples("several attempts", |samples| {
+        samples["turnway_database_errors_total"] >= 3.0
+    });
+    assert!(!database.exists(), "it is not made anew");
+    fs::rename(&away, &database).expect("it is there");
+    relay.await_line("its return", |line| line.contains("the database works again"));
+    within_two_seconds("saving the volume", || used_today(&relay, USER)[0] >= relayed);
+    assert_eq!(relay.log().iter().filter(|line| gone(line)).count(), 1);
+}
+
+#[test]
+fn volume_that_cannot_be_saved_at_the_end_is_said_to_be_lost() {
+    let quota = format!("time_zone = \"{}\"", time_zone());
+    let mut relay = relay_with_database("users.db", &quota);
+    let mut talk = Talk::new(&relay, Client::udp(relay.address));
+    fs::remove_file(relay.folder.path().join("users.db")).expect("it is there");
+    relay.await_line("the database", |line| line.contains("was removed or replaced"));
+    let relayed = relay_some(&mut talk);
+    relay.signal("INT");
+    assert!(relay.wait().success());
+    let line = relay.await_line("what is lost", |line| line.contains("is lost"));
+    let last = relay.log().last().expect("lines");
+    assert_eq!(*last, line, "nothing is said to be kept");
+    let field = |name: &str| {
+        let value = line.split_once(&format!("{name}="))?.1.split(' ').next()?;
+        value.parse::<u64>().ok()
+    };
+    assert_eq!(field("accounts"), Some(1), "{line}");
+    assert!(field("bytes").is_some_and(|bytes| bytes >= relayed), "{relayed}: {line}");
 }
 
 #[test]
