@@ -46,7 +46,8 @@ pub enum UserCommand {
     Limit(LimitCommandArgs),
     /// Remove a user
     ///
-    /// Nothing is asked. Sessions that are going on end within two seconds. What the user used
+    /// Nothing is asked. Sessions that are going on end within two seconds; those of a user whose
+    /// password is not in the database go on, as configured for everybody. What the user used
     /// stays counted.
     Remove(RemoveArgs),
     /// Show what users used today and this month
@@ -176,6 +177,8 @@ struct Users {
     rest_separator: char,
     /// Names in the configuration, after OpaqueString.
     configured: Vec<String>,
+    /// What all users together may use, in bytes per second: whose it is, its key, how much.
+    shared: Vec<(&'static str, &'static str, u64)>,
 }
 
 impl Users {
@@ -188,6 +191,7 @@ impl Users {
                 time_zone: TimeZone::UTC,
                 rest_separator: ':',
                 configured: Vec::new(),
+                shared: Vec::new(),
             });
         }
         // A wrong file says so line by line, each with the name of the file.
@@ -201,6 +205,11 @@ impl Users {
             )));
         };
         let names = config.auth.users.iter().map(|user| prepared_name(&user.name));
+        let shared = [
+            ("realm", "bandwidth_per_realm in [quota]", config.quota.realm_bandwidth),
+            ("server", "bandwidth in [limits]", config.limits.bandwidth),
+        ];
+        let shared = shared.into_iter();
         Ok(Self {
             database,
             realm: config.realm,
@@ -208,6 +217,9 @@ impl Users {
             time_zone: config.quota.time_zone,
             rest_separator: config.auth.rest_separator,
             configured: names.collect::<Result<_, _>>()?,
+            shared: shared
+                .filter_map(|(whose, key, limit)| Some((whose, key, limit?.bytes_per_second)))
+                .collect(),
         })
     }
 
@@ -222,9 +234,14 @@ impl Users {
         Ok(Database::open(&self.database)?)
     }
 
+    /// Whether the configuration has the password of a user.
+    fn is_configured(&self, prepared: &[u8]) -> bool {
+        self.configured.iter().any(|name| name.as_bytes() == prepared)
+    }
+
     /// Of a user in the configuration and in the database the daemon would take one.
     fn not_configured(&self, name: &str) -> Result<(), UserError> {
-        if !self.configured.contains(&prepared_name(name)?) {
+        if !self.is_configured(prepared_name(name)?.as_bytes()) {
             return Ok(());
         }
         Err(UserError::Input(format!(
@@ -258,7 +275,9 @@ fn add(args: &AddArgs) -> Result<Said, UserError> {
     if overrides != Default::default() {
         text += &limits::in_force(&name, &overrides, users.base.as_ref());
     }
-    Ok(Said { text, warnings: timed_name_warning(&name, users.rest_separator) })
+    let mut warnings = timed_name_warning(&name, users.rest_separator);
+    warnings.extend(limits::above_shared(&name, &overrides, &users.shared));
+    Ok(Said { text, warnings })
 }
 
 fn list(args: &ListArgs) -> Result<Said, UserError> {
@@ -284,7 +303,13 @@ fn list(args: &ListArgs) -> Result<Said, UserError> {
     }
     let mut table = Table::headed(["NAME", "PASSWORD", "LIMITS OF THEIR OWN"]);
     for user in rows {
-        let password = if user.has_keys() { "yes" } else { "no" };
+        let password = if users.is_configured(&user.name) {
+            "in configuration"
+        } else if user.has_keys() {
+            "yes"
+        } else {
+            "no"
+        };
         table.row([shown(&user.name), password.into(), limits::in_short(&user.overrides)]);
     }
     Ok(said(table.to_string()))
@@ -314,14 +339,24 @@ fn limit(args: &LimitCommandArgs) -> Result<Said, UserError> {
         false => database
             .set_overrides(&users.realm, &name, |of_now| args.limits.change(of_now, base))?,
     };
-    Ok(said(limits::in_force(&name, &overrides, base)))
+    let warnings = limits::above_shared(&name, &overrides, &users.shared);
+    Ok(Said { text: limits::in_force(&name, &overrides, base), warnings })
 }
 
 fn remove(args: &RemoveArgs) -> Result<Said, UserError> {
     let users = Users::find(&args.place)?;
     let name = prepared_name(&args.name)?;
-    users.open()?.remove_user(&users.realm, &name)?;
-    Ok(said(format!("Removed {name:?} from the realm {:?}.\n", users.realm)))
+    let mut database = users.open()?;
+    let user = database.existing_user(&users.realm, &name)?;
+    database.remove_user(&users.realm, &name)?;
+    let sessions = if users.is_configured(&user.name) {
+        " Sessions go on, as configured for everybody: the password is in the configuration."
+    } else if user.has_keys() {
+        ""
+    } else {
+        " Sessions go on, as configured for everybody: the credentials come from the application."
+    };
+    Ok(said(format!("Removed {name:?} from the realm {:?}.{sessions}\n", users.realm)))
 }
 
 /// A name that ends by itself is made by a web service, not kept in a table.

@@ -6,16 +6,28 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use tempfile::TempDir;
 use turnway::database::{Database, Keys, Override, Used, period_names};
 
-use common::program;
+use common::{PATIENCE, program};
 
 const REALM: &str = "example.org";
+
+/// Where it is mostly another day than in UTC, and where no day ends while a test runs. The same
+/// for the whole run.
+fn time_zone() -> &'static str {
+    static ZONE: OnceLock<&str> = OnceLock::new();
+    ZONE.get_or_init(|| {
+        let there = "Pacific/Kiritimati";
+        let hour = Timestamp::now().in_tz(there).unwrap().hour();
+        if hour == 23 { "Pacific/Pago_Pago" } else { there }
+    })
+}
 
 /// A configuration with a database, and a terminal in front of it.
 struct Operator {
@@ -24,7 +36,7 @@ struct Operator {
 
 impl Operator {
     fn new() -> Self {
-        Self::with("time_zone = \"Pacific/Kiritimati\"")
+        Self::with(&format!("time_zone = \"{}\"", time_zone()))
     }
 
     fn with(quota: &str) -> Self {
@@ -211,6 +223,51 @@ fn a_password_is_asked_for_twice_at_the_terminal() {
 }
 
 #[test]
+fn an_interrupted_question_leaves_the_terminal_as_it_was() {
+    let Some(script) = program("script", "bsdutils") else { return };
+    let operator = Operator::new();
+    // The shell lives on, and shows the terminal when it is told to.
+    let turnway = env!("CARGO_BIN_EXE_turnway");
+    let command = format!("trap : INT; {turnway} user add alice; echo code=$?.; read go; stty -a");
+    let mut child = Command::new(script)
+        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+        .env("SHELL", "/bin/sh")
+        .current_dir(operator.folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut keyboard = child.stdin.take().unwrap();
+    let mut screen = child.stdout.take().unwrap();
+    let (sender, bytes) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        let mut byte = [0];
+        while screen.read(&mut byte).unwrap() == 1 && sender.send(byte[0]).is_ok() {}
+    });
+    let (mut shown, started) = (String::new(), Instant::now());
+    while !shown.ends_with("Password for \"alice\": ") {
+        shown.push(char::from(bytes.recv_timeout(PATIENCE).expect(&shown)));
+    }
+    // The question may be shown a little before ^C is read as an answer to it.
+    while !shown.contains("code=") {
+        keyboard.write_all(b"\x03").unwrap();
+        while let Ok(byte) = bytes.recv_timeout(Duration::from_millis(200)) {
+            shown.push(char::from(byte));
+        }
+        assert!(started.elapsed() < PATIENCE, "{shown}");
+    }
+    assert!(shown.contains("code=1."), "{shown}");
+    keyboard.write_all(b"\n").unwrap();
+    drop(keyboard);
+    shown.extend(bytes.iter().map(char::from));
+    assert!(shown.contains("no password was given; nothing was changed"), "{shown}");
+    let settings: Vec<_> = shown.split_whitespace().collect();
+    assert!(settings.contains(&"echo") && settings.contains(&"icanon"), "{shown}");
+    child.wait().unwrap();
+    reader.join().unwrap();
+}
+
+#[test]
 fn a_password_among_the_arguments_is_refused_and_not_repeated() {
     let operator = Operator::new();
     for arguments in [
@@ -252,13 +309,16 @@ fn users_are_added_once_listed_and_removed() {
     let again = operator.refused(&["add", "alice", "--generate"]);
     assert!(again.contains("\"alice\" is there already"), "{again}");
     assert!(again.contains("turnway user passwd"), "{again}");
-    operator.said(&["remove", "alice"]);
+    let removed = operator.said(&["remove", "alice"]);
+    assert_eq!(removed, "Removed \"alice\" from the realm \"example.org\".\n");
     for command in ["remove", "passwd", "limit"] {
         let gone = operator.refused(&[command, "alice"]);
         assert!(gone.contains("there is no user \"alice\""), "{gone}");
         assert!(gone.contains("turnway user add --no-password"), "{gone}");
     }
-    operator.said(&["remove", "bob"]);
+    let removed = operator.said(&["remove", "bob"]);
+    assert!(removed.starts_with("Removed \"bob\" from the realm \"example.org\". "), "{removed}");
+    assert!(removed.contains("go on") && removed.contains("the application"), "{removed}");
     assert!(operator.said(&["list"]).contains("No users in the realm"));
 }
 
@@ -271,6 +331,33 @@ fn a_user_of_the_configuration_gets_limits_only() {
     let refused = operator.refused(&["passwd", "carol", "--generate"]);
     assert!(refused.contains("[[auth.user]]"), "{refused}");
     assert!(!operator.database().user(REALM, "carol").unwrap().unwrap().has_keys());
+    let listed = lines(&operator.said(&["list"]));
+    assert_eq!(listed[1], "carol in configuration allocations 2");
+    let removed = operator.said(&["remove", "carol"]);
+    assert!(removed.contains("go on") && removed.contains("in the configuration"), "{removed}");
+}
+
+#[test]
+fn a_bandwidth_above_that_of_all_together_is_warned_of() {
+    let operator = Operator::with(
+        "bandwidth_per_realm = \"100 Mbit/s\"\n[limits]\nbandwidth = \"200 Mbit/s\"",
+    );
+    let warned = |arguments: &[&str], bandwidth: &str| {
+        let output = operator.run(&[arguments, &["--bandwidth", bandwidth]].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stderr).to_owned()
+    };
+    let realm = warned(&["add", "alice", "--no-password"], "150 Mbit/s");
+    assert!(realm.starts_with("warning: the 150 Mbit/s of \"alice\" are above"), "{realm}");
+    assert!(realm.contains("100 Mbit/s of the whole realm"), "{realm}");
+    assert!(realm.contains("raise bandwidth_per_realm in [quota]"), "{realm}");
+    assert_eq!(realm.lines().count(), 1);
+    let both = warned(&["limit", "alice"], "250 Mbit/s");
+    assert_eq!(both.lines().count(), 2);
+    assert!(both.contains("raise bandwidth in [limits]"), "{both}");
+    for fits in ["100 Mbit/s", "unlimited", "default"] {
+        assert_eq!(warned(&["limit", "alice"], fits), "");
+    }
 }
 
 #[test]
@@ -291,7 +378,7 @@ fn names_are_prepared_checked_and_shown_harmlessly() {
 
     // What the file holds need not have come through this program.
     let hostile: Arc<[u8]> = b"\x1b[2Jmallory\xFF"[..].into();
-    let (day, month) = today(TimeZone::get("Pacific/Kiritimati").unwrap());
+    let (day, month) = today();
     let used = Used { to_peer: 1, to_client: 1 };
     operator.database().add_usage(REALM, &day, &month, &[(hostile, used)]).unwrap();
     let shown = operator.said(&["usage"]);
@@ -304,8 +391,8 @@ fn lines(shown: &str) -> Vec<String> {
     shown.lines().map(words).collect()
 }
 
-fn today(zone: TimeZone) -> (String, String) {
-    period_names(Timestamp::now().to_zoned(zone).date())
+fn today() -> (String, String) {
+    period_names(Timestamp::now().in_tz(time_zone()).unwrap().date())
 }
 
 #[test]
@@ -384,7 +471,7 @@ fn limits_that_nobody_can_mean_are_refused_with_advice() {
 fn usage_is_of_today_and_this_month_where_the_operator_lives() {
     let operator = Operator::new();
     operator.said(&["add", "alice", "--generate", "--volume-per-day", "2 GB"]);
-    let (day, month) = today(TimeZone::get("Pacific/Kiritimati").unwrap());
+    let (day, month) = today();
     let mut database = operator.database();
     let used = |account: &str, bytes| {
         (account.as_bytes().into(), Used { to_peer: bytes, to_client: bytes / 2 })
@@ -465,6 +552,8 @@ fn a_file_that_may_not_be_read_says_whom_to_let() {
     }
     let operator = Operator::new();
     operator.said(&["add", "alice", "--generate"]);
+    let config = operator.folder.path().join("turnway.toml");
+    fs::set_permissions(&config, permissions(0o644)).unwrap();
     // The program may be where the other user cannot go.
     let everywhere = tempfile::tempdir().unwrap();
     let copy = everywhere.path().join("turnway");
@@ -472,16 +561,19 @@ fn a_file_that_may_not_be_read_says_whom_to_let() {
     for folder in [everywhere.path(), operator.folder.path()] {
         fs::set_permissions(folder, permissions(0o755)).unwrap();
     }
-    let output = Command::new(setpriv)
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-        .arg(copy)
-        .args(["user", "list"])
-        .current_dir(operator.folder.path())
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let error = text(&output.stderr);
-    assert!(error.contains("let the user Turnway runs as read and write users.db"), "{error}");
+    // Starting again would change nothing: systemd is not to try.
+    for command in [&["user", "list"][..], &["serve", "-c", "turnway.toml"], &["check"]] {
+        let output = Command::new(&setpriv)
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&copy)
+            .args(command)
+            .current_dir(operator.folder.path())
+            .output()
+            .unwrap();
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{command:?}: {error}");
+        assert!(error.contains("let the user Turnway runs as read and write users.db"), "{error}");
+    }
 }
 
 fn owner(metadata: &fs::Metadata) -> u32 {

@@ -157,6 +157,24 @@ fn volume(text: &str, period: Period) -> Result<Override<u64>, String> {
     }
 }
 
+/// Warns of a bandwidth of the user's own that is more than all users together may use.
+pub(super) fn above_shared(
+    name: &str,
+    overrides: &Overrides,
+    shared: &[(&str, &str, u64)],
+) -> Vec<String> {
+    let Override::Limit(own) = overrides.bandwidth else { return Vec::new() };
+    let above = shared.iter().filter(|(_, _, all)| own > *all);
+    let warning = |(whose, key, all): &(&str, &str, u64)| {
+        let (own, all) = (rate_in_words(own), rate_in_words(*all));
+        format!(
+            "the {own} of {name:?} are above the {all} of the whole {whose}, which hold all the \
+             same; raise {key} or lower --bandwidth"
+        )
+    };
+    above.map(warning).collect()
+}
+
 /// What is the user's own, in one line.
 pub(super) fn in_short(overrides: &Overrides) -> String {
     let own = own(overrides).into_iter().zip(NAMES);

@@ -1,9 +1,10 @@
 //! Where a new password comes from. Never from the arguments: everybody on the machine sees those.
 
-use std::io::{self, Read as _};
+use std::io::{self, ErrorKind, Read as _};
 
 use base64::prelude::{BASE64_URL_SAFE, Engine as _};
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
 use super::UserError;
@@ -127,13 +128,19 @@ fn from_stdin() -> Result<Zeroizing<String>, UserError> {
 }
 
 fn from_terminal(name: &str) -> Result<Zeroizing<String>, UserError> {
+    let _kept = outlive_interrupt().map_err(|error| {
+        UserError::Failed(format!("cannot keep the terminal as it is: {error}"))
+    })?;
     let ask = |prompt: String| {
         let answer = rpassword::prompt_password(prompt).map(Zeroizing::new);
-        answer.map_err(|error| {
-            UserError::Input(format!(
+        answer.map_err(|error| match error.kind() {
+            ErrorKind::Interrupted | ErrorKind::UnexpectedEof => {
+                UserError::Failed("no password was given; nothing was changed".to_owned())
+            }
+            _ => UserError::Input(format!(
                 "cannot ask for a password, there is no terminal ({error}); use --password-stdin \
                  or --generate"
-            ))
+            )),
         })
     };
     let first = ask(format!("Password for {name:?}: "))?;
@@ -148,4 +155,14 @@ fn from_terminal(name: &str) -> Result<Zeroizing<String>, UserError> {
         ));
     }
     Ok(first)
+}
+
+/// From now on ^C ends the question, and not the process while the terminal shows nothing of what
+/// is typed: it would stay like that. For as long as what is returned lives.
+fn outlive_interrupt() -> io::Result<impl Sized> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let entered = runtime.enter();
+    let interrupts = signal(SignalKind::interrupt())?;
+    drop(entered);
+    Ok((interrupts, runtime))
 }
