@@ -233,7 +233,9 @@ keys! {
         Default enforce_expiry_at_refresh: bool = "true", Live;
         /// Where `turnway user` keeps users, and the daemon the volumes they have used: `sqlite:`
         /// and a file, which is made when it is not there. A relative path starts at the directory
-        /// of this file. The user Turnway runs as must be able to write into its directory.
+        /// of this file. The user Turnway runs as must be able to write into its directory. Leave
+        /// no `sqlite3` shell open in a transaction: while it reads, the log beside the file
+        /// (`-wal`) grows, and while it writes nothing else is saved.
         Example database: String = "\"sqlite:turnway.db\"", Restart;
         => user: Vec<Spanned<RawUser>>;
     }
@@ -319,7 +321,8 @@ keys! {
 keys! {
     /// What users may use. Without a key, or with `"unlimited"`, there is no such limit. A user is
     /// an account: the name of a static user, or of a time-limited name what is not the timestamp.
-    /// Users in the database may have limits of their own instead (`turnway user limit`).
+    /// A time-limited name that is the timestamp alone is an account of its own: to hold users to
+    /// limits, the application must put a name behind it. Users in the database may have limits of their own instead (`turnway user limit`).
     Table "quota" RawQuota {
         /// Allocations of one user at a time; further ones are answered with 486.
         Example allocations_per_user: Limit<Count> = "10", Live;
