@@ -121,6 +121,7 @@ start_in_namespaces() {
   check_version
   check_it_refuses_to_run_open
   check_health
+  check_what_it_writes
 }
 
 runtime_stage() {
@@ -177,12 +178,23 @@ check_health() {
   relay=$!
   await_health || { cat "$work/relay.log"; fail "the health check never succeeded"; }
   echo "dockerfile: the health check succeeds"
+  (become_entrypoint status -c /etc/turnway/turnway.toml >"$work/status.log" 2>&1) ||
+    { cat "$work/status.log"; fail "the admin socket does not answer"; }
+  echo "dockerfile: the admin socket answers"
 
   kill -TERM "$relay"
   wait "$relay" || code=$?
   [ "$code" -eq 0 ] || { cat "$work/relay.log"; fail "stopped by SIGTERM it exits $code, not 0"; }
   if health; then fail "the health check succeeds without a relay"; fi
   echo "dockerfile: stopped, the health check fails"
+}
+
+# Users are added, and kept for the next container, by the image's user.
+check_what_it_writes() {
+  (become_entrypoint user add alice --generate -c /etc/turnway/turnway.toml >/dev/null) ||
+    fail "no user can be added"
+  [ -s "$root/var/lib/turnway/turnway.db" ] || fail "there is no database in /var/lib/turnway"
+  echo "dockerfile: the database can be written"
 }
 
 configuration() {
@@ -199,6 +211,10 @@ addresses = ["192.0.2.2"]
 
 [auth]
 rest_secrets = ["$(openssl rand -hex 32)"]
+database = "sqlite:/var/lib/turnway/turnway.db"
+
+[admin]
+listen = "unix:/run/turnway/admin.sock"
 
 [metrics]
 listen = "127.0.0.1:9641"
