@@ -81,7 +81,7 @@ impl Known {
         Self { accounts: known.into_iter().map(entry).collect(), forgotten: forgotten as u64 }
     }
 
-    /// What is still known when another day of the same month begins. What [`Usage::begin`] took
+    /// What is still known when another day of the same month begins. What `begin` took
     /// over into that day is no part of it.
     #[must_use]
     pub fn another_day(mut self) -> Self {
