@@ -165,7 +165,40 @@ fn users_that_left_a_moment_ago_are_bounded() {
     }
     // All have everything back, and nobody is kept in mind.
     let later_ns = 10 * NANOS_PER_SECOND;
-    let grant = ledger.reserve(&account(0), client(0), later_ns).unwrap();
-    release(&mut ledger, grant);
+    for _ in 0..8 {
+        let before = ledger.resting.len();
+        let grant = ledger.reserve(&account(0), client(0), later_ns).unwrap();
+        assert!(before - ledger.resting.len() <= 8, "all at once, behind a lock");
+        release(&mut ledger, grant);
+    }
     assert_eq!(ledger.resting.len(), 0);
+}
+
+#[test]
+fn who_comes_and_goes_drives_nobody_out_of_mind() {
+    let limit = Bandwidth { bytes_per_second: 1_000, burst_bytes: 65_507 };
+    let limits = UserLimits { bandwidth: Some(limit), ..UserLimits::default() };
+    let quotas = Quotas { default: limits, ..Quotas::default() };
+    let mut ledger = Ledger::new(Arc::new(quotas), 0);
+    let mut spend = |account: Arc<[u8]>, bytes, now_ns| {
+        let grant = ledger.reserve(&account, client(0), now_ns).unwrap();
+        let report = Report { active: WHOLE, need: bytes, want: bytes, ..Report::default() };
+        let scope = Scope::User(grant.user);
+        let ask = Ask { scope, direction: Direction::ToPeer, report, answer: Answer::default() };
+        let mut exchange = Exchange { asks: vec![ask], counts: Vec::new() };
+        ledger.exchange(0, &mut exchange, now_ns);
+        let granted = exchange.asks[0].answer.granted;
+        let dropped = [Dropped::default(); LIMITS.len()];
+        let (relayed, spent) = ([granted, 0], None);
+        let count = Count { user: grant.user, relayed, dropped, spread: 1, spent, crossed: false };
+        let last = Some(Last { account, count, unspent: [0; 2] });
+        let mut release = Release { user: grant.user, prefix: grant.prefix, last };
+        ledger.release(0, &mut release, now_ns);
+        granted
+    };
+    assert_eq!(spend(account(0), 65_507, 0), 65_507);
+    for now_ns in 1..1_000 {
+        spend(account(1), 1, now_ns);
+    }
+    assert_eq!(spend(account(0), 65_507, 1_000), 0, "the burst was had anew");
 }
