@@ -156,17 +156,20 @@ impl Server {
     /// expiry does not hold up relaying.
     pub fn expire(&mut self, now: Now) -> bool {
         self.judge_some(now);
+        let mut swept = 0;
+        while swept < EXPIRIES_PER_CALL
+            && let Some((deadline_ns, slot)) = self.timers.peek()
+            && deadline_ns <= now.mono_ns
+        {
+            self.sweep(slot, now);
+            swept += 1;
+        }
+        // After the ends: who is told of must still be there when the ledger answers.
         let due = |meters: &Meters| meters.due_ns().is_some_and(|due_ns| due_ns <= now.mono_ns);
         if due(&self.meters) && self.meters.settle(now.mono_ns) {
             self.effects.push_back(Effect::Exchange);
         }
-        for _ in 0..EXPIRIES_PER_CALL {
-            match self.timers.peek() {
-                Some((deadline_ns, slot)) if deadline_ns <= now.mono_ns => self.sweep(slot, now),
-                Some(_) | None => return self.judging.is_some() || due(&self.meters),
-            }
-        }
-        true
+        swept == EXPIRIES_PER_CALL || self.judging.is_some() || due(&self.meters)
     }
 
     /// Ends every allocation, for a server that stops.
