@@ -27,8 +27,9 @@ const SETTLE_NS: u64 = 400_000_000;
 /// Users told of in one exchange, so that the lock on the ledger is held for microseconds.
 const USERS_PER_EXCHANGE: usize = 128;
 
-/// Room for the leases that they ask for or give back, in both directions.
-const ASKS_PER_EXCHANGE: usize = 2 * USERS_PER_EXCHANGE;
+/// Room for the leases that they, the realm and the server ask for or give back, in both
+/// directions.
+const ASKS_PER_EXCHANGE: usize = 2 * (USERS_PER_EXCHANGE + 2);
 
 /// What an allocation keeps of its metering.
 #[derive(Clone, Copy, Debug)]
@@ -69,11 +70,16 @@ pub(crate) struct Meters {
     /// As in [`Purse`], of the realm's share and the server's.
     realm_pockets: [u64; 2],
     total_pockets: [u64; 2],
+    /// No ticket for a share that is no more is of a later generation.
+    generation: u32,
     epoch: u32,
     /// Users with datagrams since the last settlement, and those of the one before.
     touched: Vec<u32>,
     settling: Vec<u32>,
+    /// Users that may have leased something, and those of the epoch before: who was not touched
+    /// since lets go of it.
     watched: Vec<u32>,
+    resting: Vec<u32>,
     due_ns: Option<u64>,
     /// The next user to be judged by new quotas.
     judging: Option<u32>,
@@ -136,10 +142,12 @@ impl Meters {
             total: None,
             realm_pockets: [0; 2],
             total_pockets: [0; 2],
+            generation: 0,
             epoch: 1,
             touched: Vec::new(),
             settling: Vec::new(),
             watched: Vec::new(),
+            resting: Vec::new(),
             due_ns: None,
             judging: None,
             exchange: Exchange {
@@ -166,7 +174,7 @@ impl Meters {
             (&mut self.total, quotas.total_bandwidth, Asker::Total),
         ] {
             let mut returns = [None, None];
-            set_limit(shares, limit, users, &mut returns);
+            set_limit(shares, limit, users, &mut self.generation, &mut returns);
             for (direction, report) in Direction::BOTH.into_iter().zip(returns) {
                 if let Some(report) = report {
                     self.askers.push(asker);
@@ -181,7 +189,9 @@ impl Meters {
             }
         }
         self.quotas = quotas;
-        self.judging = (!self.users.is_empty()).then_some(0);
+        // Also without users the ledger must hear what came back.
+        let any = !self.users.is_empty() || !self.exchange.asks.is_empty();
+        self.judging = any.then_some(0);
     }
 
     /// Whether datagrams must be metered at all. If not, do not ask [`Self::admit`].
@@ -395,18 +405,19 @@ impl Meters {
     }
 
     fn gather(&mut self, now_ns: u64) {
-        if self.settling.is_empty() {
+        if self.settling.is_empty() && self.resting.is_empty() {
             self.epoch = self.epoch.wrapping_add(1);
             core::mem::swap(&mut self.settling, &mut self.touched);
-            // Who was watched and not touched since lets go of what it leased.
-            for slot in core::mem::take(&mut self.watched) {
-                self.let_go(slot);
-            }
+            core::mem::swap(&mut self.resting, &mut self.watched);
             for (asker, scope) in [(Asker::Realm, Scope::Realm), (Asker::Total, Scope::Total)] {
                 if self.settling.is_empty() {
                     self.let_all_go(asker, scope);
                 }
             }
+        }
+        for _ in 0..USERS_PER_EXCHANGE {
+            let Some(slot) = self.resting.pop() else { break };
+            self.let_go(slot);
         }
         for _ in 0..USERS_PER_EXCHANGE {
             let Some(slot) = self.settling.pop() else { break };
@@ -418,7 +429,7 @@ impl Meters {
                 self.watched.push(slot);
             }
         }
-        if self.settling.is_empty() {
+        if self.settling.is_empty() && self.resting.is_empty() {
             let more = !self.touched.is_empty() || !self.watched.is_empty();
             let leased = [&self.realm, &self.total].into_iter().flatten().flatten();
             let more = more || leased.map(Share::unspent).any(|unspent| unspent > 0);
@@ -426,13 +437,13 @@ impl Meters {
         }
     }
 
-    /// Gives back what a user leased, if it was not touched in the epoch that just ended.
+    /// Gives back what a user leased, if it was touched neither in the epoch that just ended nor in
+    /// the present one.
     fn let_go(&mut self, slot: u32) {
-        let ended = self.epoch.wrapping_sub(1);
         (0..2).for_each(|at| self.empty_pockets(slot, at));
         let Some(user) = user(&mut self.users, slot) else { return };
         let id = user.id;
-        if self.purses[slot as usize].epoch == ended {
+        if self.epoch.wrapping_sub(self.purses[slot as usize].epoch) <= 1 {
             return;
         }
         for (direction, share) in
@@ -474,7 +485,8 @@ impl Meters {
             (0..2).for_each(|at| empty_pocket(&mut user.shares, &mut purse.pockets[at], at));
             let mut returns = [None, None];
             let members = user.allocations as usize;
-            set_limit(&mut user.shares, limits.bandwidth, members, &mut returns);
+            let generation = &mut self.generation;
+            set_limit(&mut user.shares, limits.bandwidth, members, generation, &mut returns);
             for (direction, report) in Direction::BOTH.into_iter().zip(returns) {
                 if let Some(report) = report {
                     self.askers.push(Asker::User(slot as u32));
@@ -526,11 +538,14 @@ impl Meters {
     /// Gives memory back when the last user has gone.
     fn shrink(&mut self) {
         if self.by_account.is_empty() {
-            for list in [&mut self.free, &mut self.touched, &mut self.settling, &mut self.watched] {
+            for list in [&mut self.touched, &mut self.settling, &mut self.watched] {
                 *list = Vec::new();
             }
+            (self.free, self.resting) = (Vec::new(), Vec::new());
             (self.users, self.purses) = (Vec::new(), Vec::new());
-            self.judging = None;
+            if self.exchange.asks.is_empty() {
+                self.judging = None;
+            }
             if self.realm.is_none() && self.total.is_none() {
                 self.due_ns = None;
             }
@@ -544,7 +559,8 @@ impl Meters {
             (self.users.len() - 1) as u32
         });
         let limits = *self.quotas.of(account);
-        let shares = limits.bandwidth.map(|limit| [Share::new(limit), Share::new(limit)]);
+        let mut shares = None;
+        set_limit(&mut shares, limits.bandwidth, 1, &mut self.generation, &mut [None, None]);
         self.users[slot as usize] = Some(User {
             shares,
             allocations: 0,
@@ -559,7 +575,8 @@ impl Meters {
         self.purses[slot as usize] = Purse { allocation, ..Purse::default() };
         self.by_account.insert(Arc::clone(account), slot);
         // Datagrams find room in these lists.
-        for list in [&mut self.touched, &mut self.settling, &mut self.watched] {
+        let lists = [&mut self.touched, &mut self.settling, &mut self.watched, &mut self.resting];
+        for list in lists {
             list.reserve(self.users.len().saturating_sub(list.len()));
         }
         slot
@@ -592,29 +609,31 @@ fn empty_pocket(shares: &mut Option<[Share; 2]>, pocket: &mut u64, at: usize) {
     }
 }
 
-/// Puts shares under another limit, and says what they give back for it.
+/// Puts shares under another limit, and says what they give back for it: also if there is none any
+/// more, since the ledger may know of the next one already.
 fn set_limit(
     shares: &mut Option<[Share; 2]>,
     limit: Option<Bandwidth>,
     members: usize,
+    generation: &mut u32,
     returns: &mut [Option<Report>; 2],
 ) {
     let unchanged = shares.as_ref().map(|shares| shares[0].limit()) == limit;
     if unchanged {
         return;
     }
+    for (share, back) in shares.iter_mut().flatten().zip(returns) {
+        *back = Some(share.give_back());
+        *generation = share.generation().max(*generation);
+    }
     match (shares.as_mut(), limit) {
         (_, None) => *shares = None,
         (None, Some(limit)) => {
-            let mut new = [Share::new(limit), Share::new(limit)];
-            new.iter_mut().for_each(|share| share.make_room(members));
-            *shares = Some(new);
+            *shares = Some([(); 2].map(|()| Share::new(limit, share::after(*generation))));
+            shares.iter_mut().flatten().for_each(|share| share.make_room(members));
         }
         (Some(shares), Some(limit)) => {
-            for (share, back) in shares.iter_mut().zip(returns) {
-                *back = Some(share.give_back());
-                share.set_limit(limit);
-            }
+            shares.iter_mut().for_each(|share| share.set_limit(limit));
         }
     }
 }

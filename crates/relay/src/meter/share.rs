@@ -8,6 +8,7 @@
 //! get (max-min). What is held for nobody, or for so many that the burst would overflow, is spare:
 //! it passes without credit. Credit is only a turn: what bounds the rate are the leased bytes.
 
+use crate::address::NANOS_PER_SECOND;
 use crate::ledger::{Answer, Report, WHOLE};
 use crate::quota::Bandwidth;
 
@@ -18,7 +19,8 @@ const ASK_LEAST_NS: u64 = 100_000;
 /// ...and so much later for each member: whoever has very many pays for looking at all of them.
 const ASK_MEMBER_NS: u64 = 100;
 
-/// A lease that is not contended lasts at the full rate for 1/50 s: some 20 ms.
+/// A lease that is not contended lasts at the full rate for 1/50 s: some 20 ms. It begins with one
+/// datagram and doubles while it lasts less than a quarter of the time that brings a whole burst.
 const CHUNKS_PER_SECOND: u64 = 50;
 
 /// Unspent credit of a silent member is bounded by what it is due in 1/4 s.
@@ -52,6 +54,9 @@ pub(super) struct Share {
     /// Bumped when all tickets become void. No ticket has 0.
     generation: u32,
     limit: Bandwidth,
+    /// What was asked for when [`Self::next_chunk`] was last leased, and when anything was.
+    chunk: u64,
+    asked_ns: u64,
     next_ask_ns: u64,
     /// Leased and not credited to anybody; negative where newcomers were credited in advance.
     uncredited: i64,
@@ -78,13 +83,16 @@ struct Member {
 }
 
 impl Share {
-    /// Nothing leased yet. The first datagram will ask.
-    pub(super) fn new(limit: Bandwidth) -> Self {
+    /// Nothing leased yet. The first datagram will ask. No ticket may have its generation, or a
+    /// later one.
+    pub(super) fn new(limit: Bandwidth, generation: u32) -> Self {
         Self {
             limit,
             leased: 0,
             pocketed: 0,
             used: 0,
+            chunk: 0,
+            asked_ns: 0,
             next_ask_ns: 0,
             contended_until_ns: 0,
             uncredited: 0,
@@ -92,13 +100,18 @@ impl Share {
             reserve: 0,
             longest: 0,
             patience_ns: 0,
-            generation: 1,
+            generation,
             members: Vec::new(),
         }
     }
 
     pub(super) fn limit(&self) -> Bandwidth {
         self.limit
+    }
+
+    /// The generation of all tickets that are not void.
+    pub(super) fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// Makes room for `members`, so that none needs memory when it comes.
@@ -191,20 +204,41 @@ impl Share {
             }
             report.active = report.active.max(report.hungry).max(1);
             report.want = self.limit.burst_bytes;
+            self.chunk = self.most();
             // What does not do for a datagram here may do elsewhere.
             if self.leased < len {
                 report.give_back = core::mem::take(&mut self.leased);
                 report.need = len;
             }
         } else {
-            let chunk = (rate / CHUNKS_PER_SECOND).min(self.limit.burst_bytes / 4);
             report.need = len.saturating_sub(self.leased);
-            report.want = chunk.max(report.need);
+            self.chunk = self.next_chunk(report.used, now_ns).max(report.need);
+            report.want = self.chunk;
         }
+        self.asked_ns = now_ns;
         let eighth_ns = u128::from(self.limit.burst_bytes) * 125_000_000 / u128::from(rate.max(1));
         let interval_ns = eighth_ns.clamp(u128::from(ASK_LEAST_NS), u128::from(ASK_NS)) as u64;
         self.next_ask_ns = now_ns + interval_ns + self.members.len() as u64 * ASK_MEMBER_NS;
         report
+    }
+
+    /// How much to lease where the last lease, of which `used` was used, has run out: what lies
+    /// here is missed elsewhere, so one that lasted long is followed by one for what was used.
+    fn next_chunk(&self, used: u64, now_ns: u64) -> u64 {
+        let Bandwidth { bytes_per_second: rate, burst_bytes: burst } = self.limit;
+        let fills_ns = u128::from(burst) * u128::from(NANOS_PER_SECOND) / u128::from(rate.max(1));
+        let elapsed_ns = u128::from(now_ns.saturating_sub(self.asked_ns));
+        let soon = if elapsed_ns <= fills_ns / 4 {
+            u128::from(self.chunk) * 2
+        } else {
+            u128::from(used) * 2 * (fills_ns / 4) / elapsed_ns
+        };
+        soon.min(u128::from(self.most())) as u64
+    }
+
+    /// The most to lease at a time while the limit is not contended.
+    fn most(&self) -> u64 {
+        (self.limit.bytes_per_second / CHUNKS_PER_SECOND).min(self.limit.burst_bytes / 4)
     }
 
     /// Takes in what the ledger gave of what was asked for.
@@ -217,7 +251,7 @@ impl Share {
             self.uncredited += answer.granted.saturating_sub(report.give_back) as i64;
             self.credit(answer.part, now_ns);
         } else if answer.granted >= report.want {
-            self.next_ask_ns = now_ns;
+            self.next_ask_ns = 0;
         }
     }
 
@@ -297,7 +331,7 @@ impl Share {
     fn dismiss(&mut self) {
         (self.longest, self.uncredited) = (0, 0);
         self.members.clear();
-        self.generation = self.generation.wrapping_add(1).max(1);
+        self.generation = after(self.generation);
     }
 
     fn member(&mut self, ticket: &mut Ticket, credit: i64, now_ns: u64) -> &mut Member {
@@ -317,6 +351,11 @@ impl Share {
         }
         &mut self.members[ticket.index as usize]
     }
+}
+
+/// The generation of tickets after another.
+pub(super) fn after(generation: u32) -> u32 {
+    generation.wrapping_add(1).max(1)
 }
 
 /// Each round hands what the last one could not place to those who still have room.

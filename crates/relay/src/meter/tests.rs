@@ -4,6 +4,7 @@
 //! - `sharing.rs`: whoever saturates a limit gets all of it, in equal parts
 //! - `random.rs`: whatever anybody does, no more passes than burst and rate allow
 
+mod changes;
 mod fleet;
 mod random;
 mod sharing;

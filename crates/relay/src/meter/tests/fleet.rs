@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::super::{Admission, Meter, Meters};
+use super::super::{ASKS_PER_EXCHANGE, Admission, Meter, Meters, USERS_PER_EXCHANGE};
 use crate::address::Now;
 use crate::ledger::{Direction, Ledger, Release};
 use crate::outcome::Reason;
@@ -196,6 +196,9 @@ impl Fleet {
     fn exchange(&mut self, shard: usize, now_ns: u64) {
         self.exchanges += 1;
         let meters = &mut self.shards[shard];
+        let said = meters.exchange();
+        assert!(said.asks.len() <= ASKS_PER_EXCHANGE, "{} asks at once", said.asks.len());
+        assert!(said.counts.len() <= USERS_PER_EXCHANGE, "{} counts at once", said.counts.len());
         self.ledger.exchange(shard as u16, meters.exchange(), now_ns);
         meters.exchanged(now_ns, |_| {});
     }
