@@ -336,7 +336,8 @@ keys! {
         /// The same of an IPv6 address, 1 to 128. Providers give each customer a /64 or more.
         Default ipv6_prefix: Count = "64", Live;
         /// Each allocation alone, in payload bytes and each direction separately; what is over it
-        /// is dropped. `"10 Mbit/s"` is the same as `"1.25 MB/s"`.
+        /// is dropped. `"10 Mbit/s"` is the same as `"1.25 MB/s"`. A new allocation begins with a
+        /// full burst; what holds a person is `bandwidth_per_user`.
         Example bandwidth_per_allocation: Limit<BitRate> = "\"5 Mbit/s\"", Live;
         /// All allocations of one user together.
         Example bandwidth_per_user: Limit<BitRate> = "\"10 Mbit/s\"", Live;

@@ -79,6 +79,13 @@ pub struct Ask {
     pub answer: Answer,
 }
 
+impl Ask {
+    /// One that is not answered yet.
+    pub(crate) fn new(scope: Scope, direction: Direction, report: Report) -> Self {
+        Self { scope, direction, report, answer: Answer::default() }
+    }
+}
+
 /// What a user was seen to do on one shard since the last count.
 #[derive(Clone, Copy, Debug)]
 pub struct Count {
