@@ -38,15 +38,16 @@ const ASKS_PER_EXCHANGE: usize = 2 * (USERS_PER_EXCHANGE + 2);
 
 /// What an allocation keeps of its metering.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub(crate) struct Meter {
     user: u32,
-    prefix: IpAddr,
     /// Of the limit per allocation, by direction.
     buckets: [Bucket; 2],
     /// Its place among the user's allocations, by direction.
     tickets: [Ticket; 2],
     /// Datagrams dropped at any limit.
     pub(crate) dropped: u64,
+    prefix: IpAddr,
 }
 
 /// What becomes of a datagram at the limits.

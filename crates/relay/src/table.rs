@@ -31,16 +31,18 @@ struct Slot {
     allocation: Option<Box<Allocation>>,
 }
 
-/// One allocation (RFC 8656 section 2.2), single or dual.
+/// One allocation (RFC 8656 section 2.2), single or dual. What a datagram needs comes first, in
+/// few lines of the cache.
+#[repr(C)]
 pub(crate) struct Allocation {
     pub(crate) client: Client,
+    pub(crate) meter: Meter,
     pub(crate) channels: Vec<Channel>,
+    pub(crate) traffic: Traffic,
     by_peer: Vec<(PeerAddr, u16)>,
-    pub(crate) permissions: Vec<Permission>,
     pub(crate) v4: Option<Relay>,
     pub(crate) v6: Option<Relay>,
-    pub(crate) traffic: Traffic,
-    pub(crate) meter: Meter,
+    pub(crate) permissions: Vec<Permission>,
     pub(crate) identity: Identity,
     pub(crate) session: u64,
     pub(crate) created_ns: u64,
