@@ -5,10 +5,15 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
-use super::Problem;
+use super::{BUSY_TIMEOUT, Problem};
+
+/// How long a file that is busy is left alone.
+const RETRY: Duration = Duration::from_millis(10);
 
 /// Says in the file's header that it is ours: "TwUs".
 const APPLICATION_ID: i32 = 0x5477_5573;
@@ -81,8 +86,24 @@ pub(super) fn create(path: &Path) -> io::Result<()> {
 }
 
 /// Brings the file to the newest version, if it is ours.
+///
+/// Several programs may begin a file at once. Where two change its journal mode, SQLite does not
+/// wait for either but says at once that the file is busy, so waiting is up to us.
 pub(super) fn bring_up_to_date(connection: &mut Connection) -> Result<(), Problem> {
-    bring_to(connection, MIGRATIONS.len())
+    let began = Instant::now();
+    loop {
+        match bring_to(connection, MIGRATIONS.len()) {
+            Err(Problem::Sqlite(error)) if is_busy(&error) && began.elapsed() < BUSY_TIMEOUT => {
+                thread::sleep(RETRY);
+            }
+            done => return done,
+        }
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    matches!(code, Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
 /// As [`bring_up_to_date`], but not beyond `version`.
