@@ -93,12 +93,9 @@ impl Server {
         if len > UDP_PAYLOAD_MAX {
             return Err(Reason::TooLarge);
         }
-        if self.meters.on() {
-            match self.meters.admit(&mut allocation.meter, Direction::ToPeer, len, now) {
-                Admission::Pass => {}
-                Admission::Lease => return Ok(Route::Lease),
-                Admission::Drop(reason) => return Err(reason),
-            }
+        let admission = self.meters.admit(&mut allocation.meter, Direction::ToPeer, len, now);
+        if let Some(stopped) = stopped(admission) {
+            return stopped;
         }
         allocation.traffic.count_to_peer(len);
         self.stats.traffic_mut(from.tuple.transport).count_to_peer(len);
@@ -157,13 +154,10 @@ impl Server {
         let (Ok(skip), 0..=UDP_PAYLOAD_MAX) = (skip, payload.len()) else {
             return Err(Reason::TooLarge);
         };
-        if self.meters.on() {
-            let len = payload.len();
-            match self.meters.admit(&mut allocation.meter, Direction::ToPeer, len, now) {
-                Admission::Pass => {}
-                Admission::Lease => return Ok(Route::Lease),
-                Admission::Drop(reason) => return Err(reason),
-            }
+        let admission =
+            self.meters.admit(&mut allocation.meter, Direction::ToPeer, payload.len(), now);
+        if let Some(stopped) = stopped(admission) {
+            return stopped;
         }
         allocation.traffic.count_to_peer(payload.len());
         self.stats.traffic_mut(from.tuple.transport).count_to_peer(payload.len());
@@ -229,12 +223,9 @@ impl Server {
         if whole > if stream { STUN_LENGTH_MAX } else { UDP_PAYLOAD_MAX } {
             return Err(Reason::TooLarge);
         }
-        if self.meters.on() {
-            match self.meters.admit(&mut allocation.meter, Direction::ToClient, len, now) {
-                Admission::Pass => {}
-                Admission::Lease => return Ok(Route::Lease),
-                Admission::Drop(reason) => return Err(reason),
-            }
+        let admission = self.meters.admit(&mut allocation.meter, Direction::ToClient, len, now);
+        if let Some(stopped) = stopped(admission) {
+            return stopped;
         }
         allocation.traffic.count_to_client(len);
         self.stats.traffic_mut(client.tuple.transport).count_to_client(len);
@@ -246,6 +237,15 @@ impl Server {
             //# Preferred Behavior: Ignore the incoming DSCP value.
             ip: if stream { None } else { ip },
         })
+    }
+}
+
+/// What becomes of a datagram that does not pass the limits.
+fn stopped(admission: Admission) -> Option<Result<Route, Reason>> {
+    match admission {
+        Admission::Pass => None,
+        Admission::Lease => Some(Ok(Route::Lease)),
+        Admission::Drop(reason) => Some(Err(reason)),
     }
 }
 
