@@ -70,10 +70,11 @@ struct account {
 	/* Relayed: datagrams, payload bytes. */
 	__u64 datagrams;
 	__u64 bytes;
-	/* Not covered by the pocket: passed up, or dropped if ACCOUNT_SHUT. */
-	__u64 refused;
-	__u64 refused_bytes;
-	__u64 zero;
+	/* Not covered by the pocket: dropped, if ACCOUNT_SHUT... */
+	__u64 dropped;
+	__u64 dropped_bytes;
+	/* ...or passed up; payload bytes. */
+	__u64 passed_bytes;
 };
 
 #define ACCOUNT_METERED 1
