@@ -50,8 +50,7 @@ mod tests {
             }
             if round % 3 == 0 || round + 1 == ROUNDS {
                 for grant in held.drain(..) {
-                    let mut release =
-                        Release { user: grant.user, prefix: grant.prefix, last: None };
+                    let mut release = Release::of(grant);
                     let mut ledger = ledger.lock();
                     live.fetch_sub(1, Ordering::SeqCst);
                     ledger.release(thread.into(), &mut release, 0);

@@ -95,9 +95,8 @@ impl Server {
     fn give_up(&mut self, pending: &Pending) {
         self.table.unreserve(pending.id);
         self.shared.allocations.give_back();
-        if let Some(Grant { user, prefix }) = pending.grant {
-            let release = Release { user, prefix, last: None };
-            self.effects.push_back(Effect::Release(Box::new(release)));
+        if let Some(grant) = pending.grant {
+            self.effects.push_back(Effect::Release(Box::new(Release::of(grant))));
         }
     }
 

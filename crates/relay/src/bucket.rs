@@ -70,6 +70,12 @@ impl Bucket {
         self.billionths >= billionths(len)
     }
 
+    /// Takes back what was allowed and then not needed.
+    pub(crate) fn put_back(&mut self, limit: &Bandwidth, len: u64) {
+        let all = self.billionths.saturating_add(billionths(len));
+        self.billionths = all.min(billionths(limit.burst_bytes));
+    }
+
     /// Lets pass what [`Self::has`] allowed.
     pub(crate) fn take(&mut self, len: u64) {
         self.billionths = self.billionths.saturating_sub(billionths(len));

@@ -148,10 +148,19 @@ pub struct Exchange {
 pub struct Release {
     /// Whose it was.
     pub user: UserId,
+    /// The user's place on the shard, if it has one.
+    pub(crate) place: u32,
     /// As in [`Grant`].
     pub prefix: IpAddr,
     /// Set if the user has no allocation left on the shard.
     pub last: Option<Last>,
+}
+
+impl Release {
+    /// Of an allocation that was granted.
+    pub fn of(grant: Grant) -> Self {
+        Self { user: grant.user, place: u32::MAX, prefix: grant.prefix, last: None }
+    }
 }
 
 /// What a shard still has to say of a user that leaves it.

@@ -12,6 +12,7 @@
 //! * [`auth`]: who may; [`policy`]: whereto; [`ports`]: from which port; [`limits`]: how much.
 //! * [`quota`]: what a user may use; [`ledger`]: what all shards use of it; `meter`: one shard's
 //!   part of it, datagram by datagram; [`session`]: what can be seen of an allocation.
+//! * [`offload`]: what a second data path, which relays by itself, says and asks.
 //! * [`outcome`], [`stats`]: the vocabulary of logs, metrics and tests.
 
 #![forbid(unsafe_code)]
@@ -28,6 +29,7 @@ pub mod ledger;
 mod lifetime;
 pub mod limits;
 mod meter;
+pub mod offload;
 pub mod outcome;
 mod permission;
 pub mod policy;
@@ -47,7 +49,8 @@ pub use address::{
     AllocationId, Client, FiveTuple, IpFields, Link, Now, PeerAddr, RelayAddr, RelayId, Transport,
 };
 pub use effect::{BindFailure, Bound, Effect, Event, IcmpError, Record, Route, Traffic, Want};
-pub use ledger::Ledger;
+pub use ledger::{Direction, Ledger};
+pub use meter::Lent;
 pub use outcome::{EndReason, Outcome, Period, Quota, Reason, Request};
 pub use quota::Quotas;
 pub use server::{Config, Seed, Server};

@@ -4,8 +4,10 @@
 //!
 //! - here: users come and go, datagrams are admitted
 //! - `share.rs`: a shard's share of one limit, and whose turn it is
+//! - `lend.rs`: what another data path may spend on its own
 //! - `settle.rs`: what is told to the ledger, and judging users by new quotas
 
+mod lend;
 mod settle;
 mod share;
 #[cfg(test)]
@@ -23,6 +25,7 @@ use crate::ledger::{
 };
 use crate::outcome::{Period, Reason};
 use crate::quota::{Bandwidth, Quotas};
+pub use lend::Lent;
 use share::{Share, Ticket, Verdict};
 
 /// How often volume and drops are told to the ledger: often enough for a spent volume to stop
@@ -225,12 +228,13 @@ impl Meters {
 
     /// An allocation has ended; what it was counted under is to be given back.
     pub(crate) fn leave(&mut self, meter: &Meter) -> Release {
-        let entry = &mut self.users[meter.user as usize];
+        let place = meter.user;
+        let entry = &mut self.users[place as usize];
         let user = entry.as_mut().expect("an allocation's user is there until it leaves");
         user.allocations -= 1;
         let id = user.id;
         if user.allocations > 0 {
-            return Release { user: id, prefix: meter.prefix, last: None };
+            return Release { user: id, place, prefix: meter.prefix, last: None };
         }
         let purse = &mut self.purses[meter.user as usize];
         (0..2).for_each(|at| empty_pocket(&mut user.shares, &mut purse.pockets[at], at));
@@ -244,7 +248,7 @@ impl Meters {
         *entry = None;
         self.free.push(meter.user);
         self.shrink();
-        Release { user: id, prefix: meter.prefix, last }
+        Release { user: id, place, prefix: meter.prefix, last }
     }
 
     /// Holds a datagram of `len` payload bytes to every limit, and charges it if it passes.
@@ -258,18 +262,36 @@ impl Meters {
         if !self.on {
             return Admission::Pass;
         }
-        let (at, len, now_ns) = (direction.index(), len as u64, now.mono_ns);
-        let purse = &mut self.purses[meter.user as usize];
-        if purse.epoch != self.epoch {
-            purse.epoch = self.epoch;
-            self.touched.push(meter.user);
-            self.due_ns.get_or_insert(now_ns + SETTLE_NS);
+        let len = len as u64;
+        let admission = self.judge_bytes(meter, direction, len, now.mono_ns);
+        match admission {
+            Admission::Pass => {
+                self.purses[meter.user as usize].relayed[direction.index()] += len;
+            }
+            Admission::Lease => {}
+            Admission::Drop(reason) => {
+                self.dropped(meter, reason, Dropped { datagrams: 1, bytes: len });
+            }
         }
+        admission
+    }
+
+    /// Holds bytes to every limit, and takes them out of each if they pass.
+    fn judge_bytes(
+        &mut self,
+        meter: &mut Meter,
+        direction: Direction,
+        len: u64,
+        now_ns: u64,
+    ) -> Admission {
+        let at = direction.index();
+        self.touch(meter.user, now_ns);
+        let purse = &mut self.purses[meter.user as usize];
         if purse.spent.is_some() {
-            return self.refuse(meter, Reason::VolumeSpent, len);
+            return Admission::Drop(Reason::VolumeSpent);
         }
         if purse.allocation.is_some_and(|limit| !meter.buckets[at].has(&limit, len, now_ns)) {
-            return self.refuse(meter, Reason::AllocationBandwidth, len);
+            return Admission::Drop(Reason::AllocationBandwidth);
         }
         let pockets =
             [&mut purse.pockets[at], &mut self.realm_pockets[at], &mut self.total_pockets[at]];
@@ -282,15 +304,23 @@ impl Meters {
                 other @ (Admission::Lease | Admission::Drop(_)) => return other,
             }
         }
-        let purse = &mut self.purses[meter.user as usize];
-        purse.relayed[at] += len;
-        if purse.allocation.is_some() {
+        if self.purses[meter.user as usize].allocation.is_some() {
             meter.buckets[at].take(len);
         }
         Admission::Pass
     }
 
-    /// What [`Self::admit`] does when a pocket is empty: lets the shares themselves decide, and
+    /// Has the user told of in the next settlement.
+    fn touch(&mut self, slot: u32, now_ns: u64) {
+        let purse = &mut self.purses[slot as usize];
+        if purse.epoch != self.epoch {
+            purse.epoch = self.epoch;
+            self.touched.push(slot);
+            self.due_ns.get_or_insert(now_ns + SETTLE_NS);
+        }
+    }
+
+    /// What [`Self::judge_bytes`] does when a pocket is empty: lets the shares themselves decide, and
     /// fills the pockets from those that are not contended.
     #[cold]
     fn ask_shares(
@@ -327,7 +357,7 @@ impl Meters {
         }
         let reasons = [Reason::UserBandwidth, Reason::RealmBandwidth, Reason::TotalBandwidth];
         if let Some(place) = verdicts.iter().position(|verdict| *verdict == Verdict::Refuse) {
-            return self.refuse(meter, reasons[place], len);
+            return Admission::Drop(reasons[place]);
         }
         self.ask(meter.user, verdicts, direction, len, now_ns);
         Admission::Lease
@@ -345,13 +375,13 @@ impl Meters {
         empty_pocket(&mut self.total, &mut self.total_pockets[at], at);
     }
 
-    fn refuse(&mut self, meter: &mut Meter, reason: Reason, len: u64) -> Admission {
-        meter.dropped += 1;
+    /// Counts what a limit stopped.
+    pub(crate) fn dropped(&mut self, meter: &mut Meter, reason: Reason, dropped: Dropped) {
+        meter.dropped += dropped.datagrams;
         if let (Some(index), Some(user)) = (limit_index(reason), user(&mut self.users, meter.user))
         {
-            user.dropped[index].add(Dropped { datagrams: 1, bytes: len });
+            user.dropped[index].add(dropped);
         }
-        Admission::Drop(reason)
     }
 
     /// What is to be told to the ledger, with room for its answers. [`Self::exchanged`] takes

@@ -263,6 +263,13 @@ impl Share {
         Report { used, content: used, give_back, ..Report::default() }
     }
 
+    /// Takes back what was spent and then not needed.
+    pub(super) fn take_back(&mut self, len: u64) {
+        let len = len.min(self.used);
+        self.used -= len;
+        self.leased += len;
+    }
+
     /// What was leased and neither spent nor given back.
     pub(super) fn unspent(&self) -> u64 {
         self.leased

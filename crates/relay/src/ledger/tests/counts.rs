@@ -118,7 +118,7 @@ proptest! {
 }
 
 fn release(ledger: &mut Ledger, grant: Grant) {
-    let mut release = Release { user: grant.user, prefix: grant.prefix, last: None };
+    let mut release = Release::of(grant);
     ledger.release(0, &mut release, 0);
 }
 
@@ -159,7 +159,7 @@ fn users_that_left_a_moment_ago_are_bounded() {
             crossed: false,
         };
         let last = Some(Last { account: Arc::from(&b""[..]), count, unspent: [0; 2] });
-        let mut release = Release { user: grant.user, prefix: grant.prefix, last };
+        let mut release = Release { last, ..Release::of(grant) };
         ledger.release(0, &mut release, 0);
         assert!(ledger.resting.len() <= 64);
     }
@@ -192,7 +192,7 @@ fn who_comes_and_goes_drives_nobody_out_of_mind() {
         let (relayed, spent) = ([granted, 0], None);
         let count = Count { user: grant.user, relayed, dropped, spread: 1, spent, crossed: false };
         let last = Some(Last { account, count, unspent: [0; 2] });
-        let mut release = Release { user: grant.user, prefix: grant.prefix, last };
+        let mut release = Release { last, ..Release::of(grant) };
         ledger.release(0, &mut release, now_ns);
         granted
     };

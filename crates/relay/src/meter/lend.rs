@@ -1,0 +1,101 @@
+//! What another data path may spend on its own: bytes are lent to it in advance, held to the same
+//! limits as datagrams are, and what it did not use comes back.
+
+use super::{Admission, Meter, Meters, empty_pocket, user};
+use crate::address::Now;
+use crate::ledger::{Direction, Release};
+use crate::outcome::Reason;
+
+/// Bytes are lent in pieces, each held to the limits like a datagram: so many at most...
+const PIECES: u64 = 16;
+/// ...and none so small that it is not worth the while, or longer than a datagram can be.
+const PIECE: core::ops::RangeInclusive<u64> = 1_500..=65_507;
+
+/// What became of a wish to borrow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lent {
+    /// So many bytes may be spent. Fewer than were wanted: this limit stands in the way.
+    Bytes(u64, Option<Reason>),
+    /// A lease has run out: exchange with the ledger and ask again. Nothing was lent.
+    Lease,
+}
+
+impl Meters {
+    /// Whether anything is limited or counted at all.
+    pub(crate) fn on(&self) -> bool {
+        self.on
+    }
+
+    /// Whether the user's volume is spent.
+    pub(crate) fn volume_spent(&self, meter: &Meter) -> bool {
+        self.purses.get(meter.user as usize).is_some_and(|purse| purse.spent.is_some())
+    }
+
+    /// Lends up to `want` bytes of one direction. They are not counted as relayed.
+    pub(crate) fn lend(
+        &mut self,
+        meter: &mut Meter,
+        direction: Direction,
+        want: u64,
+        now: Now,
+    ) -> Lent {
+        let piece = (want / PIECES).clamp(*PIECE.start(), *PIECE.end());
+        let (mut lent, mut over) = (0, None);
+        while lent < want {
+            match self.judge_bytes(meter, direction, piece, now.mono_ns) {
+                Admission::Pass => lent += piece,
+                Admission::Lease if lent == 0 => return Lent::Lease,
+                // The rest can be asked for next time.
+                Admission::Lease => break,
+                Admission::Drop(reason) => {
+                    over = Some(reason);
+                    break;
+                }
+            }
+        }
+        Lent::Bytes(lent, over)
+    }
+
+    /// Takes back what was lent and not spent.
+    pub(crate) fn take_back(&mut self, meter: &mut Meter, direction: Direction, bytes: u64) {
+        let at = direction.index();
+        let Some(user) = user(&mut self.users, meter.user) else { return };
+        let purse = &mut self.purses[meter.user as usize];
+        if let Some(limit) = &purse.allocation {
+            meter.buckets[at].put_back(limit, bytes);
+        }
+        for (shares, pocket) in [
+            (&mut user.shares, &mut purse.pockets[at]),
+            (&mut self.realm, &mut self.realm_pockets[at]),
+            (&mut self.total, &mut self.total_pockets[at]),
+        ] {
+            if shares.is_some() {
+                empty_pocket(shares, pocket, at);
+            }
+            if let Some(shares) = shares {
+                shares[at].take_back(bytes);
+            }
+        }
+    }
+
+    /// Counts what another data path relayed.
+    pub(crate) fn relayed(&mut self, meter: &Meter, direction: Direction, bytes: u64, now: Now) {
+        if self.on {
+            self.touch(meter.user, now.mono_ns);
+            self.purses[meter.user as usize].relayed[direction.index()] += bytes;
+        }
+    }
+
+    /// The same of an allocation that is no more, whose user has others here.
+    pub(crate) fn relayed_late(&mut self, release: &Release, bytes: [u64; 2], now: Now) {
+        let is_it = user(&mut self.users, release.place).is_some_and(|u| u.id == release.user);
+        if !is_it || !self.on {
+            return;
+        }
+        self.touch(release.place, now.mono_ns);
+        let purse = &mut self.purses[release.place as usize];
+        for (relayed, more) in purse.relayed.iter_mut().zip(bytes) {
+            *relayed += more;
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What a second data path says to the rules, and asks of them: one that relays for channels by
+//! itself, as [`Effect::ChannelUp`] allowed it to. It is told of every limit in bytes that it may
+//! spend, and its datagrams count as if they had come through [`Server::route_client`] and
+//! [`Server::route_peer`].
+//!
+//! [`Effect::ChannelUp`]: crate::Effect::ChannelUp
+
+use crate::address::{AllocationId, Now, Transport};
+use crate::effect::{Record, Traffic};
+use crate::ledger::{Direction, Dropped, Release};
+use crate::meter::Lent;
+use crate::outcome::Reason;
+use crate::server::Server;
+
+impl Server {
+    /// Whether what is relayed is limited or counted for anybody: if not, nothing need be lent.
+    pub fn meters(&self) -> bool {
+        self.meters.on()
+    }
+
+    /// Lends up to `want` payload bytes of one direction of an allocation, held to its limits, its
+    /// user's, the realm's and the server's. On [`Lent::Lease`] show the ledger
+    /// [`Self::exchange`], say [`Event::Exchanged`] and ask again; it is not answered so twice.
+    ///
+    /// [`Event::Exchanged`]: crate::Event::Exchanged
+    pub fn lend(&mut self, id: AllocationId, direction: Direction, want: u64, now: Now) -> Lent {
+        match self.table.get_mut(id) {
+            Some(allocation) => self.meters.lend(&mut allocation.meter, direction, want, now),
+            None => Lent::Bytes(0, Some(Reason::NoAllocation)),
+        }
+    }
+
+    /// Whether the volume of an allocation's user is spent: then nothing of it may be relayed, and
+    /// what was lent must come back.
+    pub fn volume_spent(&self, id: AllocationId) -> bool {
+        let meter = self.table.get(id).map(|allocation| &allocation.meter);
+        meter.is_some_and(|meter| self.meters.volume_spent(meter))
+    }
+
+    /// Takes back bytes that were lent and not spent.
+    pub fn take_back(&mut self, id: AllocationId, direction: Direction, bytes: u64) {
+        if let Some(allocation) = self.table.get_mut(id) {
+            self.meters.take_back(&mut allocation.meter, direction, bytes);
+        }
+    }
+
+    /// Counts datagrams of a UDP client that were relayed elsewhere. False if the allocation is no
+    /// more: then they are to be added to its [`Release`] and its last record, see [`Late`].
+    pub fn relayed(
+        &mut self,
+        id: AllocationId,
+        direction: Direction,
+        datagrams: u64,
+        bytes: u64,
+        now: Now,
+    ) -> bool {
+        let traffic = traffic(direction, datagrams, bytes);
+        self.stats.traffic_mut(Transport::Udp).add(traffic);
+        let Some(allocation) = self.table.get_mut(id) else { return false };
+        allocation.traffic.add(traffic);
+        self.meters.relayed(&allocation.meter, direction, bytes, now);
+        true
+    }
+
+    /// Counts datagrams that were dropped elsewhere, because nothing was lent for them.
+    pub fn dropped(
+        &mut self,
+        id: AllocationId,
+        direction: Direction,
+        reason: Reason,
+        datagrams: u64,
+        bytes: u64,
+    ) {
+        let drops = match direction {
+            Direction::ToPeer => &mut self.stats.client_drops,
+            Direction::ToClient => &mut self.stats.peer_drops,
+        };
+        drops[reason.index()] += datagrams;
+        if let Some(allocation) = self.table.get_mut(id) {
+            self.meters.dropped(&mut allocation.meter, reason, Dropped { datagrams, bytes });
+        }
+    }
+}
+
+/// What was relayed elsewhere for an allocation that has ended, between its last
+/// [`Effect::ChannelDown`] and its [`Record::Ended`]: the effects of an end follow each other.
+///
+/// [`Effect::ChannelDown`]: crate::Effect::ChannelDown
+#[derive(Debug, Default)]
+pub struct Late(Traffic);
+
+impl Late {
+    /// Remembers what [`Server::relayed`] could not add.
+    pub fn count(&mut self, direction: Direction, datagrams: u64, bytes: u64) {
+        self.0.add(traffic(direction, datagrams, bytes));
+    }
+
+    /// Adds it to what the ledger hears of the user.
+    pub fn add_to_release(&self, release: &mut Release, server: &mut Server, now: Now) {
+        let bytes = [self.0.to_peer_bytes, self.0.to_client_bytes];
+        match &mut release.last {
+            _ if bytes == [0; 2] => {}
+            Some(last) => {
+                for (relayed, more) in last.count.relayed.iter_mut().zip(bytes) {
+                    *relayed += more;
+                }
+            }
+            None => server.meters.relayed_late(release, bytes, now),
+        }
+    }
+
+    /// Adds it to the last record of the allocation. Nothing is left then.
+    pub fn add_to_record(&mut self, record: &mut Record) {
+        match record {
+            Record::Ended(ended) => ended.traffic.add(core::mem::take(&mut self.0)),
+            Record::Started(_) | Record::AuthFailed(_) | Record::VolumeSpent(_) => {}
+        }
+    }
+}
+
+fn traffic(direction: Direction, datagrams: u64, bytes: u64) -> Traffic {
+    match direction {
+        Direction::ToPeer => {
+            Traffic { to_peer: datagrams, to_peer_bytes: bytes, ..Traffic::default() }
+        }
+        Direction::ToClient => {
+            Traffic { to_client: datagrams, to_client_bytes: bytes, ..Traffic::default() }
+        }
+    }
+}
