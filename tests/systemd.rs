@@ -21,6 +21,9 @@ use common::skipped;
 /// which would take the right to that port away.
 const EXPOSURE_MAX_TENTHS: &str = "15";
 
+/// The same with `offload.conf`, whose capabilities are a part of what is rated.
+const OFFLOAD_EXPOSURE_MAX_TENTHS: &str = "17";
+
 #[test]
 fn the_unit_has_nothing_systemd_objects_to() {
     let dir = tempfile::tempdir().unwrap();
@@ -31,6 +34,26 @@ fn the_unit_has_nothing_systemd_objects_to() {
     };
 
     assert_eq!(complaints, Ok(String::new()), "systemd-analyze verify complains");
+}
+
+#[test]
+fn the_drop_in_for_the_kernels_data_path_adds_what_it_needs_and_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let unit = unit_with_built_binary(dir.path());
+    install("offload.conf", &dir.path().join("turnway.service.d/offload.conf"));
+
+    let verify = run(Command::new("systemd-analyze").arg("verify").arg(&unit));
+    let Some(complaints) = verify else { return };
+    assert_eq!(complaints, Ok(String::new()), "systemd-analyze verify complains");
+
+    // The right to bpf(2) and to attach to interfaces is what it is for; nothing else is given up.
+    let rating = run(Command::new("systemd-analyze")
+        .args(["security", "--no-pager", "--offline=true"])
+        .arg(format!("--threshold={OFFLOAD_EXPOSURE_MAX_TENTHS}"))
+        .arg(&unit));
+    if let Some(Err(rating)) = rating {
+        panic!("the exposure is above {OFFLOAD_EXPOSURE_MAX_TENTHS} tenths:\n{rating}");
+    }
 }
 
 #[test]
