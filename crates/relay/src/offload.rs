@@ -20,13 +20,13 @@ impl Server {
 
     /// Lends up to `want` payload bytes of one direction of an allocation, held to its limits, its
     /// user's, the realm's and the server's. On [`Lent::Lease`] show the ledger
-    /// [`Self::exchange`], say [`Event::Exchanged`] and ask again; it is not answered so twice.
+    /// [`Self::exchange`], say [`Event::Exchanged`] and ask for the rest.
     ///
     /// [`Event::Exchanged`]: crate::Event::Exchanged
     pub fn lend(&mut self, id: AllocationId, direction: Direction, want: u64, now: Now) -> Lent {
         match self.table.get_mut(id) {
             Some(allocation) => self.meters.lend(&mut allocation.meter, direction, want, now),
-            None => Lent::Bytes(0, Some(Reason::NoAllocation)),
+            None => Lent::Over(0, Reason::NoAllocation),
         }
     }
 

@@ -11,13 +11,15 @@ const PIECES: u64 = 16;
 /// ...and none so small that it is not worth the while, or longer than a datagram can be.
 const PIECE: core::ops::RangeInclusive<u64> = 1_500..=65_507;
 
-/// What became of a wish to borrow.
+/// What became of a wish to borrow: how many bytes may be spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lent {
-    /// So many bytes may be spent. Fewer than were wanted: this limit stands in the way.
-    Bytes(u64, Option<Reason>),
-    /// A lease has run out: exchange with the ledger and ask again. Nothing was lent.
-    Lease,
+    /// As many as were wanted, and less than a piece more.
+    All(u64),
+    /// A lease has run out: exchange with the ledger and ask for the rest.
+    Lease(u64),
+    /// This limit gives no more now.
+    Over(u64, Reason),
 }
 
 impl Meters {
@@ -40,20 +42,15 @@ impl Meters {
         now: Now,
     ) -> Lent {
         let piece = (want / PIECES).clamp(*PIECE.start(), *PIECE.end());
-        let (mut lent, mut over) = (0, None);
+        let mut lent = 0;
         while lent < want {
             match self.judge_bytes(meter, direction, piece, now.mono_ns) {
                 Admission::Pass => lent += piece,
-                Admission::Lease if lent == 0 => return Lent::Lease,
-                // The rest can be asked for next time.
-                Admission::Lease => break,
-                Admission::Drop(reason) => {
-                    over = Some(reason);
-                    break;
-                }
+                Admission::Lease => return Lent::Lease(lent),
+                Admission::Drop(reason) => return Lent::Over(lent, reason),
             }
         }
-        Lent::Bytes(lent, over)
+        Lent::All(lent)
     }
 
     /// Takes back what was lent and not spent.

@@ -265,9 +265,11 @@ impl Share {
 
     /// Takes back what was spent and then not needed.
     pub(super) fn take_back(&mut self, len: u64) {
-        let len = len.min(self.used);
-        self.used -= len;
+        // The ledger may have been told that it was used.
+        self.used = self.used.saturating_sub(len);
         self.leased += len;
+        // While the limit is contended it was somebody's turn; now it is nobody's.
+        self.spare = self.spare.saturating_add(len);
     }
 
     /// What was leased and neither spent nor given back.

@@ -13,12 +13,14 @@ use turnway_relay::auth::{Auth, AuthConfig, StaticUser, UserCredential};
 use turnway_relay::effect::VolumeSpent;
 use turnway_relay::ledger::Last;
 use turnway_relay::limits::Limits;
+use turnway_relay::offload::Late;
 use turnway_relay::policy::{Policy, PolicyConfig};
 use turnway_relay::ports::{Parity, PortPool};
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
 use turnway_relay::{
-    AllocationId, BindFailure, Bound, Client, Config, Effect, Event, IcmpError, IpFields, Ledger,
-    Now, Quotas, Reason, Record, RelayAddr, RelayId, Route, Seed, Server, Shared, Stats, Want,
+    AllocationId, BindFailure, Bound, Client, Config, Direction, Effect, Event, IcmpError,
+    IpFields, Ledger, Now, Quotas, Reason, Record, RelayAddr, RelayId, Route, Seed, Server, Shared,
+    Stats, Want,
 };
 use turnway_wire::{ChannelData, Data, Family, Message, Method, XorPeerAddress};
 
@@ -139,6 +141,10 @@ pub(crate) struct World {
     /// What listeners of channels know: until when each may be relayed.
     pub(crate) channels: Vec<HashMap<(RelayId, u16), (SocketAddr, u64)>>,
     pub(crate) records: Vec<Record>,
+    /// What a second data path relayed of an allocation and did not tell yet: datagrams and bytes
+    /// to its peers. It is told when a channel goes down.
+    pub(crate) untold: HashMap<AllocationId, (u64, u64)>,
+    late: Late,
     /// What binding a socket of a family ends in from now on.
     pub(crate) broken: HashMap<Family, BindFailure>,
     externals: HashMap<IpAddr, IpAddr>,
@@ -168,6 +174,8 @@ impl World {
             sockets: vec![HashMap::new(); settings.servers],
             channels: vec![HashMap::new(); settings.servers],
             records: Vec::new(),
+            untold: HashMap::new(),
+            late: Late::default(),
             broken: HashMap::new(),
             externals: settings.relays.iter().map(|&(l, e)| (ip(l), ip(e))).collect(),
             random: 1,
@@ -203,6 +211,8 @@ impl World {
                     self.servers[shard].handle(Event::Reserved(reserved), self.now, out);
                 }
                 Effect::Release(mut release) => {
+                    let server = &mut self.servers[shard];
+                    self.late.add_to_release(&mut release, server, self.now);
                     self.ledger.release(shard as u16, &mut release, self.now.mono_ns);
                     if let Some(Last { account, count, .. }) = &release.last
                         && let (Some(period), true) = (count.spent, count.crossed)
@@ -226,11 +236,24 @@ impl World {
                     let known = self.channels[shard].remove(&(relay, number));
                     let (known, _) = known.expect("a channel goes down that is up");
                     assert_eq!(known, peer.socket());
+                    self.tell(shard, relay.allocation);
                 }
-                Effect::Log(record) => self.records.push(record),
+                Effect::Log(mut record) => {
+                    self.late.add_to_record(&mut record);
+                    self.records.push(record);
+                }
             }
         }
         reply
+    }
+
+    /// The second data path tells what it relayed.
+    fn tell(&mut self, shard: usize, allocation: AllocationId) {
+        let Some((datagrams, bytes)) = self.untold.remove(&allocation) else { return };
+        let (server, way) = (&mut self.servers[shard], Direction::ToPeer);
+        if !server.relayed(allocation, way, datagrams, bytes, self.now) {
+            self.late.count(way, datagrams, bytes);
+        }
     }
 
     /// Lets a shard and the ledger speak.

@@ -16,6 +16,7 @@ mod header;
 mod icmp;
 mod limits;
 mod nat;
+mod offload;
 mod permission;
 mod quota;
 mod refresh;
