@@ -12,7 +12,8 @@
 //! * [`auth`]: who may; [`policy`]: whereto; [`ports`]: from which port; [`limits`]: how much.
 //! * [`quota`]: what a user may use; [`ledger`]: what all shards use of it; `meter`: one shard's
 //!   part of it, datagram by datagram; [`session`]: what can be seen of an allocation.
-//! * [`offload`]: what a second data path, which relays by itself, says and asks.
+//! * [`offload`]: what a second data path, which relays by itself, says and asks; [`mirror`]: keeps
+//!   it up to date and in funds.
 //! * [`outcome`], [`stats`]: the vocabulary of logs, metrics and tests.
 
 #![forbid(unsafe_code)]
@@ -29,6 +30,7 @@ pub mod ledger;
 mod lifetime;
 pub mod limits;
 mod meter;
+pub mod mirror;
 pub mod offload;
 pub mod outcome;
 mod permission;
@@ -51,6 +53,7 @@ pub use address::{
 pub use effect::{BindFailure, Bound, Effect, Event, IcmpError, Record, Route, Traffic, Want};
 pub use ledger::{Direction, Ledger};
 pub use meter::Lent;
+pub use mirror::{Mirror, SecondPath};
 pub use outcome::{EndReason, Outcome, Period, Quota, Reason, Request};
 pub use quota::Quotas;
 pub use server::{Config, Seed, Server};

@@ -54,7 +54,7 @@ impl Server {
         bytes: u64,
         now: Now,
     ) -> bool {
-        let traffic = traffic(direction, datagrams, bytes);
+        let traffic = Traffic::of(direction, datagrams, bytes);
         self.stats.traffic_mut(Transport::Udp).add(traffic);
         let Some(allocation) = self.table.get_mut(id) else { return false };
         allocation.traffic.add(traffic);
@@ -92,7 +92,7 @@ pub struct Late(Traffic);
 impl Late {
     /// Remembers what [`Server::relayed`] could not add.
     pub fn count(&mut self, direction: Direction, datagrams: u64, bytes: u64) {
-        self.0.add(traffic(direction, datagrams, bytes));
+        self.0.add(Traffic::of(direction, datagrams, bytes));
     }
 
     /// Adds it to what the ledger hears of the user.
@@ -114,17 +114,6 @@ impl Late {
         match record {
             Record::Ended(ended) => ended.traffic.add(core::mem::take(&mut self.0)),
             Record::Started(_) | Record::AuthFailed(_) | Record::VolumeSpent(_) => {}
-        }
-    }
-}
-
-fn traffic(direction: Direction, datagrams: u64, bytes: u64) -> Traffic {
-    match direction {
-        Direction::ToPeer => {
-            Traffic { to_peer: datagrams, to_peer_bytes: bytes, ..Traffic::default() }
-        }
-        Direction::ToClient => {
-            Traffic { to_client: datagrams, to_client_bytes: bytes, ..Traffic::default() }
         }
     }
 }

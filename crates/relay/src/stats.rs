@@ -2,6 +2,7 @@
 
 use crate::address::Transport;
 use crate::effect::Traffic;
+use crate::ledger::Direction;
 use crate::outcome::{AuthFailure, EndReason, Outcome, Quota, Reason, Request};
 
 /// Counters (they only grow) and gauges (marked as such) of one server.
@@ -102,6 +103,15 @@ impl Stats {
 }
 
 impl Traffic {
+    /// Of one direction.
+    pub fn of(direction: Direction, datagrams: u64, bytes: u64) -> Self {
+        let none = Self::default();
+        match direction {
+            Direction::ToPeer => Self { to_peer: datagrams, to_peer_bytes: bytes, ..none },
+            Direction::ToClient => Self { to_client: datagrams, to_client_bytes: bytes, ..none },
+        }
+    }
+
     /// Adds another flow's figures to these.
     pub fn add(&mut self, other: Self) {
         self.to_peer += other.to_peer;
