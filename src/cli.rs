@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use turnway_load::LoadError;
 
 use crate::config::{self, Config, Secret, Span};
 use crate::database::Database;
+use crate::load::LoadCommand;
 use crate::operate::{self, Done, KillArgs, OperateError, SessionsArgs, StatusArgs};
 use crate::run::{self, ServeError};
 use crate::user::{self, UserCommand, UserError};
@@ -82,6 +84,11 @@ enum Command {
     /// They end at once. Nothing keeps a client from allocating anew: to shut a user out, remove
     /// them or change the secret.
     Kill(KillArgs),
+    /// Put a TURN server to work, this one or another, and tell what it bore
+    Load {
+        #[command(subcommand)]
+        command: LoadCommand,
+    },
     /// Print every configuration key with its documentation
     #[command(hide = true)]
     Reference {
@@ -125,6 +132,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Status(args) => operated(operate::status(&args)),
         Command::Sessions(args) => operated(operate::sessions(&args)),
         Command::Kill(args) => operated(operate::kill(&args)),
+        Command::Load { command } => put_to_work(command),
         Command::Reference { markdown: false } => print(&config::reference_toml()),
         Command::Reference { markdown: true } => print(&config::reference_markdown()),
     }
@@ -153,6 +161,17 @@ fn operated(done: Result<Done, OperateError>) -> ExitCode {
         None => printed,
         Some(error @ OperateError::Input(_)) => fail(error, WRONG_INPUT),
         Some(error @ OperateError::Runtime(_)) => fail(error, 1),
+    }
+}
+
+fn put_to_work(command: LoadCommand) -> ExitCode {
+    match crate::load::run(command) {
+        Ok((text, sound)) => {
+            let printed = print(&text);
+            if sound { printed } else { ExitCode::FAILURE }
+        }
+        Err(error @ LoadError::Input(_)) => fail(error, WRONG_INPUT),
+        Err(error) => fail(error, 1),
     }
 }
 

@@ -9,6 +9,7 @@
 //! - [`database`]: users with their keys and limits, and what was used
 //! - [`user`]: `turnway user`, which changes it
 //! - [`operate`]: `turnway status`, `sessions` and `kill`, which ask the admin API
+//! - [`load`]: `turnway load`, which puts a server to work
 //!
 //! How it runs; the rules themselves are the crate `turnway-relay`:
 //!
@@ -30,6 +31,7 @@ pub mod http;
 pub mod init;
 pub mod io;
 pub mod ledger;
+pub mod load;
 pub mod log;
 pub mod mailbox;
 pub mod metrics;

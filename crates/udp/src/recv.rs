@@ -199,6 +199,22 @@ impl ReceiveBatch {
         Ok((slot, read))
     }
 
+    /// Takes a free slot for a datagram of one's own making, to be sent from there: its index, and
+    /// its `len` bytes, which are what was last in the slot. `None` where no slot is free, or none
+    /// is that large.
+    pub fn compose(&mut self, len: usize) -> Option<(usize, &mut [u8])> {
+        if self.free() == 0 || len > self.slot_size {
+            return None;
+        }
+        let slot = self.used;
+        let header = &mut self.headers[slot];
+        header.msg_len = len as u32;
+        header.msg_hdr.msg_controllen = 0;
+        self.used += 1;
+        self.last = self.used;
+        Some((slot, &mut self.space[slot * (self.slot_size + SLOT_GAP)..][..len]))
+    }
+
     /// The datagram or run at `index`.
     ///
     /// # Panics

@@ -1,0 +1,261 @@
+//! Many transactions at once, one for each client: windows, retransmissions, challenges.
+//!
+//! Time is an argument, and what is to be sent is a list for the caller: [`Transactions::outbox`].
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::Serialize;
+use turnway_wire::{Message, TransactionId};
+
+use crate::LoadError;
+use crate::histogram::Histogram;
+use crate::tally::Latency;
+use crate::turn::{Account, Answer, Ask, Credentials};
+
+/// The retransmission timeout of the first request in nanoseconds (RFC 8489 section 6.2.1): it
+/// doubles each time, the seventh request is the last.
+const RTO_NS: u64 = 500_000_000;
+const SENDS_MAX: u32 = 7;
+/// How many RTOs the last request waits for its answer.
+const LAST_WAIT: u64 = 16;
+/// How long a request over a reliable transport waits: Ti.
+const RELIABLE_NS: u64 = 39_500_000_000;
+
+/// A nonce that is stale again and again is the server's fault, not the clock's.
+const CHALLENGES_MAX: u32 = 4;
+
+/// A client as far as transactions go.
+#[derive(Default)]
+struct Session {
+    nonce: Vec<u8>,
+    relayed: Option<SocketAddr>,
+    pending: Option<Pending>,
+}
+
+struct Pending {
+    ask: Ask,
+    id: TransactionId,
+    bytes: Vec<u8>,
+    begun_ns: u64,
+    resend_ns: u64,
+    sends: u32,
+    challenges: u32,
+}
+
+/// All clients' transactions.
+pub struct Transactions {
+    server: SocketAddr,
+    reliable: bool,
+    account: Account,
+    run: u32,
+    count: u64,
+    sessions: Vec<Session>,
+    /// Clients with a transaction under way.
+    in_flight: Vec<u32>,
+    outbox: Vec<u32>,
+    /// From the first request to the answer that ended it.
+    latency: Histogram,
+    done: u64,
+    retransmitted: u64,
+}
+
+/// What so many transactions of one kind took.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct PhaseReport {
+    /// Transactions; each includes the request that was answered with a challenge, if one was.
+    pub count: u64,
+    /// From the first to the last, in seconds.
+    pub seconds: f64,
+    /// Transactions a second.
+    pub per_second: f64,
+    /// Microseconds from the first request to the last answer.
+    pub latency_us: Latency,
+    /// Requests sent again because no answer came in time.
+    pub retransmitted: u64,
+    /// CPU time of the server for each, in microseconds.
+    pub server_cpu_us: Option<f64>,
+}
+
+impl Transactions {
+    /// No transaction of `clients` clients of `server`. A `reliable` transport needs no
+    /// retransmissions.
+    #[must_use]
+    pub fn new(
+        server: SocketAddr,
+        reliable: bool,
+        credentials: Credentials,
+        run: u32,
+        clients: usize,
+    ) -> Self {
+        Self {
+            server,
+            reliable,
+            account: Account::new(credentials),
+            run,
+            count: 0,
+            sessions: (0..clients).map(|_| Session::default()).collect(),
+            in_flight: Vec::new(),
+            outbox: Vec::new(),
+            latency: Histogram::default(),
+            done: 0,
+            retransmitted: 0,
+        }
+    }
+
+    /// How many are under way.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// How many have ended since the last [`Self::report`].
+    #[must_use]
+    pub fn done(&self) -> u64 {
+        self.done
+    }
+
+    /// The relayed transport address of a client that has one.
+    #[must_use]
+    pub fn relayed(&self, client: usize) -> Option<SocketAddr> {
+        self.sessions[client].relayed
+    }
+
+    /// Gives up what is under way.
+    pub fn forget(&mut self) {
+        self.in_flight.clear();
+        self.outbox.clear();
+        self.sessions.iter_mut().for_each(|session| session.pending = None);
+    }
+
+    /// Begins a client's transaction, unless it has one under way, or would end an allocation that
+    /// it does not have.
+    pub fn begin(&mut self, client: usize, ask: Ask, now_ns: u64) {
+        let id = self.next_id(client);
+        let session = &mut self.sessions[client];
+        if session.pending.is_some() || (ask == Ask::Delete && session.relayed.is_none()) {
+            return;
+        }
+        let bytes = self.account.request(ask, id, &session.nonce);
+        let resend_ns = now_ns + if self.reliable { RELIABLE_NS } else { RTO_NS };
+        let (sends, challenges) = (1, 0);
+        session.pending =
+            Some(Pending { ask, id, bytes, begun_ns: now_ns, resend_ns, sends, challenges });
+        self.in_flight.push(client as u32);
+        self.outbox.push(client as u32);
+    }
+
+    /// Takes in what a client received. What is no answer to its request is ignored.
+    ///
+    /// # Errors
+    ///
+    /// What the server refused.
+    pub fn receive(&mut self, client: usize, bytes: &[u8], now_ns: u64) -> Result<(), LoadError> {
+        let next_id = self.next_id(client);
+        let session = &mut self.sessions[client];
+        let Some(pending) = &mut session.pending else { return Ok(()) };
+        let Ok(message) = Message::parse(bytes) else { return Ok(()) };
+        if message.transaction_id() != pending.id {
+            return Ok(());
+        }
+        let signed = !session.nonce.is_empty();
+        match self.account.read(&message, pending.ask, signed) {
+            Answer::Granted(relayed) => {
+                session.relayed = match pending.ask {
+                    Ask::Delete => None,
+                    Ask::Binding
+                    | Ask::Allocate(_)
+                    | Ask::Permit(_)
+                    | Ask::Bind(_)
+                    | Ask::Refresh(_) => relayed.or(session.relayed),
+                };
+                self.latency.add(now_ns.saturating_sub(pending.begun_ns));
+                session.pending = None;
+                self.in_flight.retain(|&other| other as usize != client);
+                self.done += 1;
+                Ok(())
+            }
+            Answer::Challenged(nonce) => {
+                pending.challenges += 1;
+                if pending.challenges > CHALLENGES_MAX {
+                    return Err(LoadError::BadAnswer("a nonce that is stale at once"));
+                }
+                session.nonce = nonce;
+                pending.id = next_id;
+                pending.bytes = self.account.request(pending.ask, next_id, &session.nonce);
+                pending.sends = 1;
+                pending.resend_ns = now_ns + if self.reliable { RELIABLE_NS } else { RTO_NS };
+                self.outbox.push(client as u32);
+                Ok(())
+            }
+            Answer::Refused(error) => Err(error),
+        }
+    }
+
+    /// Sends again what was not answered in time.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::NoAnswer`] where it has been sent often enough.
+    pub fn expire(&mut self, now_ns: u64) -> Result<(), LoadError> {
+        for &client in &self.in_flight {
+            let pending = self.sessions[client as usize].pending.as_mut();
+            let Some(pending) = pending.filter(|pending| pending.resend_ns <= now_ns) else {
+                continue;
+            };
+            if self.reliable || pending.sends == SENDS_MAX {
+                return Err(LoadError::NoAnswer(self.server));
+            }
+            pending.sends += 1;
+            pending.resend_ns = now_ns
+                + if pending.sends == SENDS_MAX {
+                    LAST_WAIT * RTO_NS
+                } else {
+                    RTO_NS << (pending.sends - 1)
+                };
+            self.retransmitted += 1;
+            self.outbox.push(client);
+        }
+        Ok(())
+    }
+
+    /// Hands over what is to be sent, client by client.
+    ///
+    /// # Errors
+    ///
+    /// The first one of `send`; the rest is not sent.
+    pub fn outbox<E>(
+        &mut self,
+        mut send: impl FnMut(usize, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for client in self.outbox.drain(..) {
+            if let Some(pending) = &self.sessions[client as usize].pending {
+                send(client as usize, &pending.bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What has ended since the last report, which took so long. Counts from zero again.
+    pub fn report(&mut self, took: Duration) -> PhaseReport {
+        let (count, seconds) = (std::mem::take(&mut self.done), took.as_secs_f64());
+        let latency = std::mem::take(&mut self.latency);
+        PhaseReport {
+            count,
+            seconds,
+            per_second: count as f64 / seconds.max(1e-9),
+            latency_us: Latency::of(&latency),
+            retransmitted: std::mem::take(&mut self.retransmitted),
+            server_cpu_us: None,
+        }
+    }
+
+    fn next_id(&mut self, client: usize) -> TransactionId {
+        self.count += 1;
+        let mut id = [0; 12];
+        id[..4].copy_from_slice(&self.run.to_be_bytes());
+        id[4..7].copy_from_slice(&(client as u32).to_be_bytes()[1..]);
+        id[7..].copy_from_slice(&self.count.to_be_bytes()[3..]);
+        TransactionId(id)
+    }
+}
