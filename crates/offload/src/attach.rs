@@ -1,0 +1,304 @@
+//! Attaching the program to interfaces: natively where that works, else generically.
+//!
+//! "Works" is tried and not believed: a driver may accept the program and leave no room for longer
+//! headers, or have no way to send. Nothing is pinned; the kernel detaches when we are gone.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::{Duration, Instant};
+
+use aya::programs::ProgramError;
+use aya::programs::xdp::{XdpLink, XdpMode};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::Mode;
+use crate::checks::{Candidate, Survey};
+use crate::netlink::{Events, Netlink, firewall};
+use crate::program::Program;
+use crate::report::{Interface, Report, State};
+
+/// How long the self-test waits for a packet.
+const PROBE: Duration = Duration::from_secs(1);
+/// How the operator overrides what keeps `auto` off.
+const OVERRIDE: &str = "mode = \"native\" or \"generic\" overrides";
+
+/// On which interfaces the program runs.
+#[derive(Debug)]
+pub(crate) struct Attachments {
+    mode: Mode,
+    attached: BTreeMap<u32, Attached>,
+    /// Interfaces that refused, and why; not tried again while they exist.
+    failed: BTreeMap<u32, String>,
+}
+
+#[derive(Debug)]
+struct Attached {
+    name: String,
+    /// Place in the program's map of devices.
+    device: u32,
+    native: bool,
+    /// The driver can send what came in elsewhere.
+    sends: bool,
+    note: Option<String>,
+    /// Detaches when dropped.
+    _link: XdpLink,
+}
+
+/// What became of the wish to attach.
+pub(crate) struct Outcome {
+    pub(crate) report: Report,
+    /// Interfaces that got or lost the program.
+    pub(crate) changed: Vec<u32>,
+}
+
+impl Attachments {
+    pub(crate) fn new(mode: Mode) -> Attachments {
+        Attachments { mode, attached: BTreeMap::new(), failed: BTreeMap::new() }
+    }
+
+    /// Whether any interface may have the program at all; if not, why.
+    pub(crate) fn preview(&self, survey: &Survey) -> Result<(), Report> {
+        let mut candidates = survey.candidates.iter();
+        if candidates.any(|candidate| self.objection(candidate).is_none()) {
+            return Ok(());
+        }
+        Err(self.report(survey))
+    }
+
+    /// Interfaces that [`apply`](Attachments::apply) would take the program from.
+    pub(crate) fn leaving(&self, survey: &Survey) -> Vec<u32> {
+        let stays = |index: u32| {
+            let mut candidates = survey.candidates.iter();
+            candidates.any(|it| it.index == index && self.objection(it).is_none())
+        };
+        self.attached.keys().copied().filter(|&index| !stays(index)).collect()
+    }
+
+    /// Attaches and detaches until the machine is as it should be.
+    pub(crate) fn apply(
+        &mut self,
+        program: &mut Program,
+        netlink: &mut Netlink,
+        survey: &Survey,
+    ) -> Outcome {
+        let mut changed = self.leaving(survey);
+        for &index in &changed {
+            self.detach(program, index);
+        }
+        self.failed.retain(|index, _| survey.links.contains_key(index));
+        for candidate in &survey.candidates {
+            if self.objection(candidate).is_none() && !self.attached.contains_key(&candidate.index)
+            {
+                match self.attach(program, netlink, candidate) {
+                    Ok(()) => changed.push(candidate.index),
+                    Err(why) => drop(self.failed.insert(candidate.index, why)),
+                }
+            }
+        }
+        self.list_devices(program);
+        Outcome { report: self.report(survey), changed }
+    }
+
+    /// The interfaces where packets come in natively: what [`fall_back`](Attachments::fall_back)
+    /// would change.
+    pub(crate) fn native(&self) -> Vec<u32> {
+        let native = self.attached.iter().filter(|(_, attached)| attached.native);
+        native.map(|(&index, _)| index).collect()
+    }
+
+    /// The driver turned out to leave no room: generic from now on.
+    pub(crate) fn fall_back(&mut self, program: &mut Program) {
+        for index in self.native() {
+            self.detach(program, index);
+        }
+        self.mode = Mode::Generic;
+    }
+
+    /// The place of an interface in the program's map of devices, if it has the program.
+    pub(crate) fn device(&self, index: u32) -> Option<u32> {
+        self.attached.get(&index).map(|attached| attached.device)
+    }
+
+    /// Detaches everything.
+    pub(crate) fn clear(&mut self) {
+        self.attached.clear();
+    }
+
+    /// Why an interface is not to have the program.
+    fn objection(&self, candidate: &Candidate) -> Option<String> {
+        if let Some(why) = &candidate.unfit {
+            return Some(why.clone());
+        }
+        match (self.mode, candidate.bypassed.is_empty()) {
+            (Mode::Auto, false) => {
+                Some(format!("would bypass {}; {OVERRIDE}", list(&candidate.bypassed)))
+            }
+            (Mode::Auto, true) | (Mode::Native | Mode::Generic, _) => None,
+        }
+        .or_else(|| self.failed.get(&candidate.index).cloned())
+    }
+
+    fn attach(
+        &mut self,
+        program: &mut Program,
+        netlink: &mut Netlink,
+        candidate: &Candidate,
+    ) -> Result<(), String> {
+        if let Some(id) = candidate.xdp {
+            return Err(format!("another XDP program is attached there (id {id})"));
+        }
+        let used: Vec<u32> = self.attached.values().map(|attached| attached.device).collect();
+        let device = (0..program.maps().devices.len()).find(|device| !used.contains(device));
+        let device = device.ok_or("too many interfaces have the program")?;
+        let native = match self.mode {
+            Mode::Auto | Mode::Native => attach_native(program, netlink, candidate),
+            Mode::Generic => Err("mode = \"generic\"".into()),
+        };
+        let (link, native, sends, note) = match (native, self.mode) {
+            (Ok((link, sends)), Mode::Auto | Mode::Native | Mode::Generic) => {
+                (link, true, sends, None)
+            }
+            (Err(why), Mode::Native) => return Err(format!("not native: {why}")),
+            (Err(why), Mode::Auto | Mode::Generic) => {
+                let link = attach_generic(program, candidate)?;
+                let note = (self.mode == Mode::Auto).then(|| format!("not native: {why}"));
+                (link, false, true, note)
+            }
+        };
+        let name = candidate.name.clone();
+        let attached = Attached { name, device, native, sends, note, _link: link };
+        self.attached.insert(candidate.index, attached);
+        Ok(())
+    }
+
+    fn detach(&mut self, program: &mut Program, index: u32) {
+        if let Some(attached) = self.attached.remove(&index) {
+            forget_device(program, attached.device);
+        }
+    }
+
+    /// Says to the program which interfaces can take what came in by another one. A native program
+    /// cannot hand a frame to a driver that has no such way, or that has the program only
+    /// generically: the frame would be lost. Left out here, it is passed up.
+    fn list_devices(&self, program: &mut Program) {
+        let any_native = self.attached.values().any(|attached| attached.native);
+        for (&index, attached) in &self.attached {
+            if attached.sends && attached.native == any_native {
+                if let Err(error) = program.maps().devices.set(attached.device, index) {
+                    tracing::warn!(interface = attached.name, %error, "offload: no redirecting");
+                }
+            } else {
+                forget_device(program, attached.device);
+            }
+        }
+    }
+
+    fn report(&self, survey: &Survey) -> Report {
+        let interfaces = survey.candidates.iter().map(|candidate| {
+            let mut notes = Vec::new();
+            let state = match self.attached.get(&candidate.index) {
+                Some(attached) => {
+                    notes.extend(attached.note.clone());
+                    if !candidate.bypassed.is_empty() {
+                        notes.push(format!("bypasses {}", list(&candidate.bypassed)));
+                    }
+                    if attached.native { State::Native } else { State::Generic }
+                }
+                None => State::Off(self.objection(candidate).unwrap_or_default()),
+            };
+            Interface { name: candidate.name.clone(), state, notes }
+        });
+        Report { interfaces: interfaces.collect() }
+    }
+}
+
+/// Attaches in the driver after a self-test. Also: whether the driver can send frames that came in
+/// elsewhere.
+fn attach_native(
+    program: &mut Program,
+    netlink: &mut Netlink,
+    candidate: &Candidate,
+) -> Result<(XdpLink, bool), String> {
+    let probe = program.probe();
+    let id = probe.attach_to_if_index(candidate.index, XdpMode::Driver);
+    let link = id.and_then(|id| probe.take_link(id)).map_err(|error| cause(&error))?;
+    let sends = match firewall::sends_frames(candidate.index) {
+        // What leaves a veth goes by the same way whether it turns round or comes from elsewhere.
+        Ok(Some(false)) if candidate.kind == "veth" => {
+            return Err(
+                "the far end of this veth takes no XDP frames (switch on its GRO: ethtool -K)"
+                    .into(),
+            );
+        }
+        Ok(sends) => sends.unwrap_or(true),
+        Err(_) => true,
+    };
+    if !leaves_room(program, netlink, candidate.index).map_err(|error| error.to_string())? {
+        return Err("the driver leaves no room for longer headers".into());
+    }
+    let xdp = program.xdp();
+    let id = xdp.attach_to_link(link);
+    let link = id.and_then(|id| xdp.take_link(id)).map_err(|error| cause(&error))?;
+    Ok((link, sends))
+}
+
+fn attach_generic(program: &mut Program, candidate: &Candidate) -> Result<XdpLink, String> {
+    if candidate.vlans {
+        return Err("it carries VLANs, whose tags a generic program cannot tell apart".into());
+    }
+    let xdp = program.xdp();
+    let id = xdp.attach_to_if_index(candidate.index, XdpMode::Skb);
+    id.and_then(|id| xdp.take_link(id)).map_err(|error| cause(&error))
+}
+
+/// Has a neighbour answer while the self-test is attached. Where nobody answers in time nothing is
+/// known, and the counter of datagrams without room will tell.
+fn leaves_room(program: &mut Program, netlink: &mut Netlink, index: u32) -> io::Result<bool> {
+    let _ = program.maps().take_probed();
+    let mut events = Events::open(&[libc::RTNLGRP_NEIGH])?;
+    let mut asked = false;
+    for neighbour in netlink.neighbours(index)?.into_iter().take(4) {
+        asked |= netlink.probe_neighbour(index, neighbour).is_ok();
+    }
+    if !asked {
+        return Ok(true);
+    }
+    let until = Instant::now() + PROBE;
+    loop {
+        let counts = program.maps().take_probed().map_err(io::Error::other)?;
+        if counts.seen > 0 {
+            return Ok(counts.failed == 0);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+        // The kernel reports the neighbour's answer.
+        if left.is_zero() || poll(&mut [PollFd::new(&events, PollFlags::IN)], Some(&timeout))? == 0
+        {
+            return Ok(true);
+        }
+        while let Ok(Some(_)) = events.next() {}
+    }
+}
+
+fn forget_device(program: &Program, place: u32) {
+    // A place that is empty already, or whose interface is gone.
+    let _ = program.maps().devices.clear(place);
+}
+
+/// The kernel's own words, without the names of our library's layers.
+fn cause(error: &ProgramError) -> String {
+    let mut error: &dyn std::error::Error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// At most three, so that a line stays a line.
+fn list(found: &[String]) -> String {
+    let shown = found[..found.len().min(3)].join(", ");
+    match found.len().saturating_sub(3) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
