@@ -229,7 +229,7 @@ impl Paths {
     }
 
     fn find_way(&mut self, world: &mut impl World, to: IpAddr, from: IpAddr) -> State {
-        if let Some(refusal) = unsuitable(to) {
+        if let Some(refusal) = unsuitable(to, from) {
             return State::Refused(refusal);
         }
         match world.way(to, from) {
@@ -320,8 +320,9 @@ fn path(installed: &Installed, slot: Slot, toward: Toward, hop: NextHop) -> Path
 }
 
 /// Addresses that are no business of the program, wherever the kernel would send them.
-fn unsuitable(to: IpAddr) -> Option<Refusal> {
+fn unsuitable(to: IpAddr, from: IpAddr) -> Option<Refusal> {
     match to {
+        _ if to.is_ipv4() != from.is_ipv4() => Some(Refusal::NoRoute),
         IpAddr::V6(to) if to.is_unicast_link_local() => Some(Refusal::LinkLocal),
         _ if to.is_loopback() => Some(Refusal::Local),
         _ if to.is_multicast() || to.is_unspecified() => Some(Refusal::NoRoute),
