@@ -61,7 +61,8 @@ struct path {
 #define HOP_LOCAL 0xffff
 
 /* The check is the sum of the 64-bit words of the key and of those of the path behind `check`, each
- * multiplied with an odd number that belongs to its place, all modulo 2^64. */
+ * multiplied with an odd number: the first of a kind, and one step more for each word, all modulo
+ * 2^64. */
 #define PATH_CHECK_KEY 0x9e3779b97f4a7c15ULL
 #define PATH_CHECK_VALUE 0xc2b2ae3d27d4eb4fULL
 #define PATH_CHECK_STEP 0x165667b19e3779faULL

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 out=${1:-.}
 
-for program in turnway; do
+for program in turnway hairpin; do
   # No path of the machine gets into the object, and asm/types.h is where Debian has it.
   clang -O2 -g -target bpf -mcpu=v3 -nostdinc -Wall -Wextra -Werror -Wno-unused-parameter \
     -fno-ident -ffile-prefix-map="$PWD"=. -fdebug-compilation-dir=. \

@@ -20,7 +20,7 @@ INLINE __u64 check_key(const void *key, __u32 words)
 
 #pragma unroll
 	for (__u32 i = 0; i < words; i++)
-		check += word[i] * (PATH_CHECK_KEY + i * PATH_CHECK_STEP * 2);
+		check += word[i] * (PATH_CHECK_KEY + i * PATH_CHECK_STEP);
 	return check;
 }
 
@@ -35,7 +35,7 @@ INLINE bool copy_path(struct path *to, const struct path *from, __u64 check)
 		__u64 word = in[i];
 
 		out[i] = word;
-		check += word * (PATH_CHECK_VALUE + i * PATH_CHECK_STEP * 2);
+		check += word * (PATH_CHECK_VALUE + i * PATH_CHECK_STEP);
 	}
 	return in[0] == check;
 }

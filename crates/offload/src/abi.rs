@@ -4,6 +4,9 @@
 //! Addresses and ports are in network byte order as they lie in memory, everything else in the
 //! host's.
 
+#[cfg(test)]
+mod tests;
+
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 
@@ -54,7 +57,7 @@ pub(crate) const PATH_TO_CLIENT: u8 = 1;
 pub(crate) const HOP_LOCAL: u16 = 0xFFFF;
 pub(crate) const PATH_CHECK_KEY: u64 = 0x9E37_79B9_7F4A_7C15;
 pub(crate) const PATH_CHECK_VALUE: u64 = 0xC2B2_AE3D_27D4_EB4F;
-pub(crate) const PATH_CHECK_STEP: u64 = 0x0165_667B_19E3_779F;
+pub(crate) const PATH_CHECK_STEP: u64 = 0x1656_67B1_9E37_79FA;
 
 /// One direction of a channel: what it may use and has used. Mapped, and changed by both sides.
 #[repr(C)]

@@ -151,7 +151,7 @@ fn check<K: Pod>(key: &K, path: &abi::Path) -> u64 {
         let mut factor = first;
         words.iter().fold(0_u64, |sum, word| {
             let product = word.wrapping_mul(factor);
-            factor = factor.wrapping_add(2 * abi::PATH_CHECK_STEP);
+            factor = factor.wrapping_add(abi::PATH_CHECK_STEP);
             sum.wrapping_add(product)
         })
     };
