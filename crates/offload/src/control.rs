@@ -309,8 +309,11 @@ impl Control {
             Change::Link | Change::Address => self.survey_soon(),
             Change::Routes(prefix) if !routes.contains(&prefix) => routes.push(prefix),
             Change::Routes(_) => {}
-            Change::Neighbour { link, address, mac } => {
+            Change::Neighbour { link, address, mac, forgotten: false } => {
                 self.paths.hops_mut().neighbour(&mut self.kernel, link, address, mac);
+            }
+            Change::Neighbour { link, address, forgotten: true, .. } => {
+                self.paths.hops_mut().forgotten(&mut self.kernel, link, address);
             }
         }
     }

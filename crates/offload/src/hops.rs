@@ -135,12 +135,18 @@ impl NextHops {
         next: IpAddr,
         mac: Option<Mac>,
     ) {
-        let first = HopKey { link, next, mtu: 0 };
-        let last = HopKey { mtu: u16::MAX, ..first };
-        let found: Vec<u16> = self.by_key.range(first..=last).map(|(_, &index)| index).collect();
-        for index in found {
+        for index in self.of_neighbour(link, next) {
             self.rows[usize::from(index)].mac = mac;
             self.write(world, index);
+        }
+    }
+
+    /// The kernel has forgotten a neighbour, as it does with all of a link whose own address
+    /// changes: it is to find it out again.
+    pub(crate) fn forgotten(&mut self, world: &mut impl World, link: u32, next: IpAddr) {
+        self.neighbour(world, link, next, None);
+        if !self.of_neighbour(link, next).is_empty() {
+            world.provoke(link, next);
         }
     }
 
@@ -165,15 +171,20 @@ impl NextHops {
         }
     }
 
-    /// Neighbours that datagrams leave to.
+    /// Neighbours that datagrams leave to, or would.
     pub(crate) fn in_use(&self) -> impl Iterator<Item = (u32, IpAddr)> {
-        (self.by_key.iter())
-            .filter(|&(_, &index)| self.rows[usize::from(index)].mac.is_some())
-            .map(|(key, _)| (key.link, key.next))
+        self.by_key.keys().map(|key| (key.link, key.next))
     }
 
     pub(crate) fn len(&self) -> usize {
         self.by_key.len()
+    }
+
+    /// Its next hops, one for each length of packet.
+    fn of_neighbour(&self, link: u32, next: IpAddr) -> Vec<u16> {
+        let first = HopKey { link, next, mtu: 0 };
+        let last = HopKey { mtu: u16::MAX, ..first };
+        self.by_key.range(first..=last).map(|(_, &index)| index).collect()
     }
 
     fn add(&mut self, world: &mut impl World, key: HopKey, egress: Egress) -> Result<u16, Refusal> {

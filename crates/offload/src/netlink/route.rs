@@ -84,8 +84,9 @@ pub(crate) enum Change {
     Address,
     /// Routes to these addresses; `None`: all of them may have changed.
     Routes(Option<(IpAddr, u8)>),
-    /// A neighbour's Ethernet address, `None`: not known any more.
-    Neighbour { link: u32, address: IpAddr, mac: Option<Mac> },
+    /// A neighbour's Ethernet address, `None`: not known any more, and the kernel has `forgotten`
+    /// it or could not find it out.
+    Neighbour { link: u32, address: IpAddr, mac: Option<Mac>, forgotten: bool },
 }
 
 impl Netlink {
@@ -185,8 +186,9 @@ pub(crate) fn parse_change(message: &Message) -> Option<Change> {
         libc::RTM_NEWROUTE | libc::RTM_DELROUTE => Some(Change::Routes(parse_prefix(message))),
         libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => {
             let (link, address, mac) = parse_neighbour(message)?;
-            let mac = mac.filter(|_| message.kind == libc::RTM_NEWNEIGH);
-            Some(Change::Neighbour { link, address, mac })
+            let forgotten = message.kind == libc::RTM_DELNEIGH;
+            let mac = mac.filter(|_| !forgotten);
+            Some(Change::Neighbour { link, address, mac, forgotten })
         }
         RTM_NEWNEXTHOP | RTM_DELNEXTHOP => Some(Change::Routes(None)),
         _ => None,

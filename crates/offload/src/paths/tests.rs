@@ -154,8 +154,11 @@ fn a_neighbour_is_found_out_and_one_write_serves_all() {
     paths.hops_mut().neighbour(&mut kernel, 8, gateway, None);
     assert_eq!(paths.hops().in_use().collect::<Vec<_>>(), [(7, gateway)]);
     paths.hops_mut().neighbour(&mut kernel, 7, gateway, None);
-    assert_eq!(kernel.hop(0), None);
-    assert_eq!(paths.hops().in_use().count(), 0);
+    assert_eq!(kernel.hop(1), None);
+    kernel.provoked.clear();
+    paths.hops_mut().forgotten(&mut kernel, 7, gateway);
+    paths.hops_mut().forgotten(&mut kernel, 7, OTHER.parse().unwrap());
+    assert_eq!(kernel.provoked, BTreeSet::from([gateway]), "nobody else is of interest");
     assert_eq!(kernel.log.len(), written, "no path was written for it");
 }
 

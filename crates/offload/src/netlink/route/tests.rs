@@ -165,8 +165,11 @@ fn neighbour(kind: u16, state: u16, attributes: &[(u16, &[u8])]) -> Option<Chang
 fn a_neighbour_is_known_in_the_states_in_which_the_kernel_sends_to_it() {
     let address = (libc::NDA_DST, &[192, 0, 2, 1][..]);
     let lladdr = (libc::NDA_LLADDR, &[2, 0, 0, 0, 0, 7][..]);
-    let is =
-        |mac| Some(Change::Neighbour { link: VETH, address: IpAddr::from([192, 0, 2, 1]), mac });
+    let address_is = |mac, forgotten| {
+        let address = IpAddr::from([192, 0, 2, 1]);
+        Some(Change::Neighbour { link: VETH, address, mac, forgotten })
+    };
+    let is = |mac| address_is(mac, false);
     let known = is(Some([2, 0, 0, 0, 0, 7]));
     for state in [libc::NUD_REACHABLE, libc::NUD_STALE, libc::NUD_PERMANENT, libc::NUD_PROBE] {
         assert_eq!(neighbour(libc::RTM_NEWNEIGH, state, &[address, lladdr]), known);
@@ -174,7 +177,8 @@ fn a_neighbour_is_known_in_the_states_in_which_the_kernel_sends_to_it() {
     for state in [libc::NUD_INCOMPLETE, libc::NUD_FAILED, libc::NUD_NONE] {
         assert_eq!(neighbour(libc::RTM_NEWNEIGH, state, &[address, lladdr]), is(None));
     }
-    assert_eq!(neighbour(libc::RTM_DELNEIGH, libc::NUD_STALE, &[address, lladdr]), is(None));
+    let gone = neighbour(libc::RTM_DELNEIGH, libc::NUD_STALE, &[address, lladdr]);
+    assert_eq!(gone, address_is(None, true));
     // Not of Ethernet.
     let long = (libc::NDA_LLADDR, &[0; 20][..]);
     assert_eq!(neighbour(libc::RTM_NEWNEIGH, libc::NUD_STALE, &[address, long]), is(None));
