@@ -15,7 +15,7 @@ use turnway_load::clients::Transport;
 use turnway_load::flood::{self, DEFAULT_WINDOW, Directions, Flood, Mode, Pressure};
 use turnway_load::search::Found;
 use turnway_load::turn::Credentials;
-use turnway_load::{LoadError, stun};
+use turnway_load::{LoadError, allocate, stun};
 use zeroize::Zeroizing;
 
 use crate::cli::first_line;
@@ -50,6 +50,13 @@ pub enum LoadCommand {
     ///     --allocations 100 --size 1200 --rate 20000
     #[command(verbatim_doc_comment)]
     Flood(FloodArgs),
+    /// Make allocations, use them and end them: how many a second, and what they cost
+    ///
+    /// Each phase is done for all allocations before the next begins: Allocate (the request
+    /// without credentials and its 401 included), CreatePermission and ChannelBind (--bind),
+    /// Refresh (--refresh), and the end (unless --keep). With --server-pid it tells CPU time for
+    /// each, memory and sockets.
+    Allocate(AllocateArgs),
     /// Send STUN Binding requests
     ///
     /// They need no credentials. A server limits such answers for each source address.
@@ -135,6 +142,39 @@ pub struct FloodArgs {
     loss: f64,
 }
 
+/// The arguments of `turnway load allocate`.
+#[derive(Debug, Args)]
+pub struct AllocateArgs {
+    #[command(flatten)]
+    whom: Whom,
+    #[command(flatten)]
+    who: Who,
+    /// How clients reach the server; with tcp each has a connection
+    #[arg(long, value_enum, default_value_t = TransportArg::Udp)]
+    transport: TransportArg,
+    /// How many allocations
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    count: usize,
+    /// Requests under way at a time
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    window: usize,
+    /// Give each a permission and then a channel
+    #[arg(long)]
+    bind: bool,
+    /// Refresh each once
+    #[arg(long)]
+    refresh: bool,
+    /// Hold them for this time before they are ended
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    hold: Span,
+    /// Do not end them: they expire, after ten minutes as a rule
+    #[arg(long)]
+    keep: bool,
+    /// The address of a peer, if not the one by which this machine reaches the server
+    #[arg(long, value_name = "IP")]
+    peer_address: Option<IpAddr>,
+}
+
 /// The arguments of `turnway load stun`.
 #[derive(Debug, Args)]
 pub struct StunArgs {
@@ -168,6 +208,7 @@ pub fn run(command: LoadCommand) -> Result<(String, bool), LoadError> {
         .map_err(|error| LoadError::Io("cannot raise the descriptor limit".to_owned(), error))?;
     match command {
         LoadCommand::Flood(args) => flood(&args),
+        LoadCommand::Allocate(args) => allocate(&args),
         LoadCommand::Stun(args) => stun(&args),
     }
 }
@@ -201,11 +242,7 @@ fn flood(args: &FloodArgs) -> Result<(String, bool), LoadError> {
         return Err(LoadError::Input("--duration 0s measures nothing".to_owned()));
     }
     let mut flood = Flood::open(options, &credentials(&args.who)?)?;
-    let done = if args.search {
-        flood.search(args.loss / 100.0, 0.5).map(|(found, report)| (Some(found), report))
-    } else {
-        flood.run(args.rate.pressure(args.window)).map(|report| (None, report))
-    };
+    let done = measure(&mut flood, args);
     // After a failure too: allocations are not left behind.
     let closed = flood.close();
     let (found, report) = done?;
@@ -218,6 +255,37 @@ fn flood(args: &FloodArgs) -> Result<(String, bool), LoadError> {
         return Ok((json(&FloodAnswer { highest_rate, search_generator_bound, report }), sound));
     }
     Ok((text::flood(&report, found), sound))
+}
+
+fn measure(
+    flood: &mut Flood,
+    args: &FloodArgs,
+) -> Result<(Option<Found>, flood::Report), LoadError> {
+    if !args.search {
+        return Ok((None, flood.run(args.rate.pressure(args.window))?));
+    }
+    let found = flood.search(None, args.loss / 100.0)?;
+    let report = flood.run(Pressure::Rate((found.rate / 2.0).max(1.0)))?;
+    Ok((Some(found), report))
+}
+
+fn allocate(args: &AllocateArgs) -> Result<(String, bool), LoadError> {
+    let options = allocate::Options {
+        server: args.whom.server.0,
+        transport: args.transport.into(),
+        count: args.count,
+        window: args.window,
+        bind: args.bind,
+        refresh: args.refresh,
+        hold: args.hold.0,
+        delete: !args.keep,
+        peer: args.peer_address,
+        cpu: args.whom.cpus.first().copied(),
+        server_pids: args.whom.server_pids.clone(),
+    };
+    let report = allocate::run(&options, &credentials(&args.who)?)?;
+    let text = if args.whom.json { json(&report) } else { text::allocate(&report) };
+    Ok((text, true))
 }
 
 fn stun(args: &StunArgs) -> Result<(String, bool), LoadError> {

@@ -2,8 +2,8 @@
 
 use turnway_load::flood::{Cost, Report};
 use turnway_load::search::Found;
-use turnway_load::stun;
 use turnway_load::tally::{Counts, Latency};
+use turnway_load::{allocate, stun};
 
 use crate::table::{Table, bit_rate, bytes};
 
@@ -35,6 +35,56 @@ pub(super) fn flood(report: &Report, found: Option<Found>) -> String {
         text += "PAYLOADS WERE CHANGED OR CAME TO THE WRONG PLACE\n";
     }
     text
+}
+
+pub(super) fn allocate(report: &allocate::Report) -> String {
+    let header = ["", "count", "per second", "p50 us", "p99 us", "sent again", "server CPU us"];
+    let mut table = Table::headed(header);
+    for (name, phase) in [
+        ("Allocate", Some(&report.allocate)),
+        ("CreatePermission", report.permit.as_ref()),
+        ("ChannelBind", report.bind.as_ref()),
+        ("Refresh", report.refresh.as_ref()),
+        ("end", report.delete.as_ref()),
+    ] {
+        let Some(phase) = phase else { continue };
+        let cpu = phase.server_cpu_us.map_or("-".to_owned(), |cpu| format!("{cpu:.1}"));
+        table.row([
+            name.to_owned(),
+            phase.count.to_string(),
+            format!("{:.0}", phase.per_second),
+            format!("{:.0}", phase.latency_us.p50),
+            format!("{:.0}", phase.latency_us.p99),
+            phase.retransmitted.to_string(),
+            cpu,
+        ]);
+    }
+    let memory = report.memory.as_ref().map_or(String::new(), memory);
+    format!("{table}{memory}")
+}
+
+fn memory(memory: &allocate::Memory) -> String {
+    let header = ["", "resident", "descriptors", "kernel slab", "sockets"];
+    let mut table = Table::headed(header);
+    let held = [
+        ("before", Some(memory.before)),
+        ("with all", Some(memory.live)),
+        ("after their end", memory.after),
+    ];
+    for (name, held) in held {
+        let Some(held) = held else { continue };
+        table.row([
+            name.to_owned(),
+            bytes(held.resident),
+            held.descriptors.to_string(),
+            bytes(held.kernel_slab),
+            held.sockets.to_string(),
+        ]);
+    }
+    format!(
+        "\n{table}each allocation: {:.0} B resident, {:.0} B in the kernel's slabs\n",
+        memory.resident_each, memory.kernel_slab_each
+    )
 }
 
 pub(super) fn stun(report: &stun::Report) -> String {

@@ -1,6 +1,6 @@
 //! Payloads through allocations, at a rate or as fast as they go.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -223,11 +223,14 @@ impl Flood {
         }
     }
 
-    /// Other payloads than before through the same allocations.
-    pub fn change(&mut self, directions: Directions, burst: usize, duration: Duration) {
-        self.options.directions = directions;
-        self.options.burst = burst.max(1);
-        self.options.duration = duration;
+    /// Watches these processes of the server from now on.
+    pub fn watch(&mut self, server_pids: Vec<u32>) {
+        self.options.server_pids = server_pids;
+    }
+
+    /// Runs take so long from now on.
+    pub fn time(&mut self, warmup: Duration, duration: Duration) {
+        (self.options.warmup, self.options.duration) = (warmup, duration);
     }
 
     /// Sends for the warm-up and the duration, and waits for what is under way.
@@ -260,19 +263,20 @@ impl Flood {
     }
 
     /// Searches for the highest rate at which at most a share of `loss` is lost, each attempt as
-    /// long as a run; then runs once at `share` of that rate.
+    /// long as a run. It begins at `guess`, or at the rate of a closed loop.
     ///
     /// # Errors
     ///
     /// As [`Self::run`].
-    pub fn search(&mut self, loss: f64, share: f64) -> Result<(Found, Report), LoadError> {
-        let guess = self.run(Pressure::Window(DEFAULT_WINDOW.max(self.options.burst)))?.rate;
-        let found = highest(guess, loss, |rate| {
+    pub fn search(&mut self, guess: Option<f64>, loss: f64) -> Result<Found, LoadError> {
+        let guess = match guess {
+            Some(guess) => guess,
+            None => self.run(Pressure::Window(DEFAULT_WINDOW))?.rate,
+        };
+        highest(guess, loss, |rate| {
             let seen = self.run(Pressure::Rate(rate))?;
-            Ok::<_, LoadError>(Probe { sent: seen.sent_rate, loss: seen.loss })
-        })?;
-        let report = self.run(Pressure::Rate((found.rate * share).max(1.0)))?;
-        Ok((found, report))
+            Ok(Probe { sent: seen.sent_rate, loss: seen.loss })
+        })
     }
 
     /// Ends the allocations.
@@ -394,13 +398,14 @@ pub(crate) fn pin(cpu: usize) -> Result<(), LoadError> {
 }
 
 /// Makes sure that somebody answers, before anything long is begun.
-pub(crate) fn greet(
-    server: SocketAddr,
-    transport: Transport,
-    method: Method,
-) -> Result<(), LoadError> {
+///
+/// # Errors
+///
+/// Nobody listens there, or says nothing for four seconds.
+pub fn greet(server: SocketAddr, transport: Transport, method: Method) -> Result<(), LoadError> {
     if transport == Transport::Tcp {
-        return Ok(()); // connecting tells
+        let connected = TcpStream::connect_timeout(&server, GREETINGS);
+        return connected.map(drop).map_err(LoadError::io(format!("cannot reach {server}")));
     }
     let cannot = || LoadError::io(format!("cannot reach {server}"));
     let socket = UdpSocket::bind((own_address(server)?, 0)).map_err(cannot())?;

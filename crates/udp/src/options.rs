@@ -189,6 +189,15 @@ pub(crate) fn set(socket: &impl AsRawFd, level: c_int, name: c_int, to: c_int) -
     }
 }
 
+/// Has a socket get every datagram by itself, as without UDP_GRO: to measure what that costs.
+///
+/// # Errors
+///
+/// Those of `setsockopt`, unchanged.
+pub fn never_merge(socket: &impl AsRawFd) -> io::Result<()> {
+    set(socket, libc::SOL_UDP, libc::UDP_GRO, 0)
+}
+
 /// Whether the kernel knows UDP_SEGMENT (since Linux 4.18). One that does not would send a train as
 /// one long datagram.
 pub(crate) fn can_segment() -> bool {

@@ -143,6 +143,11 @@ impl SendBatch {
         }
     }
 
+    /// An empty batch that sends every datagram by itself: to measure what that costs.
+    pub fn without_trains() -> Self {
+        Self { trains: false, ..Self::new() }
+    }
+
     /// Queues a datagram.
     pub fn push(&mut self, datagram: Outgoing) {
         debug_assert!(usize::from(datagram.pad) <= PADDING.len(), "padding is at most 3 bytes");
