@@ -39,6 +39,10 @@ struct Attached {
     native: bool,
     /// The driver can send what came in elsewhere.
     sends: bool,
+    /// What came in here may turn round. A veth that is native leaves it lying until something
+    /// else wakes its far end, unless there is an XDP program at that as well, which nobody can
+    /// see; what is redirected wakes it.
+    turns: bool,
     note: Option<String>,
     /// Detaches when dropped.
     _link: XdpLink,
@@ -65,13 +69,15 @@ impl Attachments {
         Err(self.report(survey))
     }
 
-    /// Interfaces that [`apply`](Attachments::apply) would take the program from.
+    /// Interfaces that [`apply`](Attachments::apply) would take the program from. Not those that are
+    /// down or have no address for a while: a driver may take its link down to attach or detach.
     pub(crate) fn leaving(&self, survey: &Survey) -> Vec<u32> {
-        let stays = |index: u32| {
+        let refused = |index: u32| {
             let mut candidates = survey.candidates.iter();
-            candidates.any(|it| it.index == index && self.objection(it).is_none())
+            candidates.any(|it| it.index == index && self.objection(it).is_some())
         };
-        self.attached.keys().copied().filter(|&index| !stays(index)).collect()
+        let leaves = |index: u32| !survey.links.contains_key(&index) || refused(index);
+        self.attached.keys().copied().filter(|&index| leaves(index)).collect()
     }
 
     /// Attaches and detaches until the machine is as it should be.
@@ -114,9 +120,10 @@ impl Attachments {
         self.mode = Mode::Generic;
     }
 
-    /// The place of an interface in the program's map of devices, if it has the program.
-    pub(crate) fn device(&self, index: u32) -> Option<u32> {
-        self.attached.get(&index).map(|attached| attached.device)
+    /// The place of an interface in the program's map of devices, and whether frames may turn round
+    /// there; `None` if it has no program.
+    pub(crate) fn device(&self, index: u32) -> Option<(u32, bool)> {
+        self.attached.get(&index).map(|attached| (attached.device, attached.turns))
     }
 
     /// Detaches everything.
@@ -129,13 +136,22 @@ impl Attachments {
         if let Some(why) = &candidate.unfit {
             return Some(why.clone());
         }
-        match (self.mode, candidate.bypassed.is_empty()) {
-            (Mode::Auto, false) => {
-                Some(format!("would bypass {}; {OVERRIDE}", list(&candidate.bypassed)))
+        match self.mode {
+            Mode::Auto if !candidate.bypassed.is_empty() => {
+                return Some(format!("would bypass {}; {OVERRIDE}", list(&candidate.bypassed)));
             }
-            (Mode::Auto, true) | (Mode::Native | Mode::Generic, _) => None,
+            Mode::Auto | Mode::Native | Mode::Generic => {}
         }
-        .or_else(|| self.failed.get(&candidate.index).cloned())
+        if self.attached.contains_key(&candidate.index) {
+            return None;
+        }
+        if !candidate.up {
+            return Some("it is down".into());
+        }
+        if let Some(id) = candidate.xdp {
+            return Some(format!("another XDP program is attached there (id {id})"));
+        }
+        self.failed.get(&candidate.index).cloned()
     }
 
     fn attach(
@@ -144,9 +160,6 @@ impl Attachments {
         netlink: &mut Netlink,
         candidate: &Candidate,
     ) -> Result<(), String> {
-        if let Some(id) = candidate.xdp {
-            return Err(format!("another XDP program is attached there (id {id})"));
-        }
         let used: Vec<u32> = self.attached.values().map(|attached| attached.device).collect();
         let device = (0..program.maps().devices.len()).find(|device| !used.contains(device));
         let device = device.ok_or("too many interfaces have the program")?;
@@ -166,7 +179,8 @@ impl Attachments {
             }
         };
         let name = candidate.name.clone();
-        let attached = Attached { name, device, native, sends, note, _link: link };
+        let turns = !(native && candidate.kind == "veth");
+        let attached = Attached { name, device, native, sends, turns, note, _link: link };
         self.attached.insert(candidate.index, attached);
         Ok(())
     }

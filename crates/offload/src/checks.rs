@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
+use aya::programs::{SchedClassifier, TcAttachType};
+
 use crate::netlink::Netlink;
 use crate::netlink::firewall::{self, Chain};
 use crate::netlink::route::Link;
@@ -45,6 +47,8 @@ pub(crate) struct Candidate {
     pub(crate) kind: String,
     /// Has VLAN devices on top.
     pub(crate) vlans: bool,
+    /// Switched on.
+    pub(crate) up: bool,
     /// Why it cannot be.
     pub(crate) unfit: Option<String>,
     /// What would be passed by.
@@ -60,6 +64,8 @@ struct Filters {
     /// Tables of legacy iptables.
     legacy: Vec<String>,
     ipsec: usize,
+    /// Links with BPF programs of traffic control.
+    tcx: Vec<u32>,
     qdiscs: Vec<(u32, String)>,
 }
 
@@ -72,6 +78,7 @@ pub(crate) fn survey(netlink: &mut Netlink, named: &[String]) -> io::Result<Surv
         chains: firewall::chains()?,
         legacy: legacy_tables(),
         ipsec: firewall::ipsec_policies()?,
+        tcx: links.values().filter(|link| has_tcx(&link.name)).map(|link| link.index).collect(),
         qdiscs: netlink.qdiscs()?,
     };
     let candidates = candidates(&links, &addresses, &filters, named);
@@ -92,7 +99,7 @@ fn candidates(
     };
     let mut found: Vec<Candidate> = if named.is_empty() {
         (links.values())
-            .filter(|link| link.up && link.ethernet && link.vlan.is_none() && serves(link))
+            .filter(|link| link.ethernet && link.vlan.is_none() && serves(link))
             .map(|link| candidate(link, links, filters))
             .collect()
     } else {
@@ -114,6 +121,7 @@ fn absent(name: &str) -> Candidate {
         index: 0,
         kind: String::new(),
         vlans: false,
+        up: false,
         unfit: Some("there is no such interface".into()),
         bypassed: Vec::new(),
         xdp: None,
@@ -127,6 +135,7 @@ fn candidate(link: &Link, links: &BTreeMap<u32, Link>, filters: &Filters) -> Can
         index: link.index,
         kind: link.kind.clone(),
         vlans: !upper.is_empty(),
+        up: link.up,
         unfit: unfit(link),
         bypassed: bypassed(link, &upper, links, filters),
         xdp: link.xdp,
@@ -140,7 +149,7 @@ fn unfit(link: &Link) -> Option<String> {
     if UPPER_KINDS.contains(&link.kind.as_str()) {
         return Some(format!("a {} device: name what carries it", link.kind));
     }
-    (!link.up).then(|| "it is down".into())
+    None
 }
 
 fn bypassed(
@@ -178,8 +187,19 @@ fn bypassed(
         kinds.sort_unstable();
         kinds.dedup();
         found.extend(kinds.iter().map(|kind| format!("qdisc {kind} on {}", link.name)));
+        if filters.tcx.contains(&link.index) {
+            found.push(format!("BPF programs of traffic control (tcx) on {}", link.name));
+        }
     }
     found
+}
+
+/// Whether programs are attached that no qdisc shows. A kernel before 6.6 has none.
+fn has_tcx(name: &str) -> bool {
+    [TcAttachType::Ingress, TcAttachType::Egress].into_iter().any(|side| {
+        let found = SchedClassifier::query_tcx(name, side);
+        found.is_ok_and(|(_, programs)| !programs.is_empty())
+    })
 }
 
 fn is_on(link: &Link, parent: u32) -> bool {

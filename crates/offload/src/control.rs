@@ -372,7 +372,8 @@ impl Control {
         let (without_before, relayed_before) =
             std::mem::replace(&mut self.room, (without, relayed));
         let useless = without - without_before >= WITHOUT_ROOM && relayed <= relayed_before;
-        if useless && self.mode == Mode::Auto && self.kernel.fall_back(&mut self.paths) {
+        let tried = self.paths.entries() > 0;
+        if useless && tried && self.mode == Mode::Auto && self.kernel.fall_back(&mut self.paths) {
             tracing::warn!("offload: the driver leaves no room for longer headers: generic");
             self.unsettle(|_, _| true);
         }

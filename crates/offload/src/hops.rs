@@ -54,6 +54,8 @@ pub(crate) struct Egress {
     pub(crate) vlan: u16,
     /// Our own Ethernet address there.
     pub(crate) mac: Mac,
+    /// Frames that came in there may turn round (XDP_TX); otherwise they are redirected there.
+    pub(crate) turns: bool,
 }
 
 /// All next hops in use.
@@ -214,7 +216,8 @@ impl NextHops {
         let hop = row.mac.filter(|_| !row.suspended).map(|mac| Hop {
             state,
             device: row.egress.device,
-            ifindex: row.egress.ifindex,
+            // The program turns a frame round where it came in by this one: by none.
+            ifindex: if row.egress.turns { row.egress.ifindex } else { 0 },
             route_ifindex: row.key.link,
             mtu: row.key.mtu,
             vlan: row.egress.vlan,

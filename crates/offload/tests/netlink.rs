@@ -278,12 +278,7 @@ fn a_route_that_moves_is_followed() {
     let moved = patient(net.client.udp("198.51.100.9:6000".parse().unwrap()));
     let at_peer = std::mem::replace(&mut relayed.peer, moved);
     net.relay.ip("route replace 198.51.100.9/32 via 10.0.1.2");
-    assert!(
-        relayed.arrives_at_peer(PATIENCE),
-        "{:?} {:?}",
-        started.offload.figures(),
-        started.offload.accounts().read(relayed.slot.to_peer())
-    );
+    assert!(relayed.arrives_at_peer(PATIENCE));
     // No route at all, and back.
     net.relay.ip("route del 198.51.100.9/32");
     relayed.peer = at_peer;
@@ -323,7 +318,13 @@ fn an_interface_that_is_made_anew_gets_the_program_again() {
 fn a_vlan_is_tagged_by_the_program() {
     let Some(net) = Net::new() else { return };
     for (namespace, address) in [(&net.relay, "10.0.7.1/24"), (&net.peer, "10.0.7.2/24")] {
-        namespace.ip("link add link top name top.7 type vlan id 7");
+        let add = ["-n", &namespace.name, "link", "add", "link", "top", "name", "top.7"];
+        let made = Command::new("ip").args(add).args(["type", "vlan", "id", "7"]).status();
+        if !made.is_ok_and(|status| status.success()) {
+            // Not a matter of privileges: no test can make up for it.
+            eprintln!("this kernel has no VLAN devices: only the unit tests know of them");
+            return;
+        }
         namespace.ip(&format!("address add {address} dev top.7"));
         namespace.ip("link set top.7 up");
     }
@@ -397,7 +398,8 @@ fn from_one_relayed_address_to_another() {
 #[test]
 fn binding_requests_are_answered_on_every_address_of_a_wildcard() {
     let Some(net) = Net::new() else { return };
-    let started = net.start(Mode::Native);
+    // A native veth gives packets of this size no room to grow: they are passed up.
+    let started = net.start(Mode::Generic);
     let mut request = [0; 20];
     request[..8].copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
     let answered = |server: &str| {
@@ -415,8 +417,7 @@ fn binding_requests_are_answered_on_every_address_of_a_wildcard() {
         }
         false
     };
-    let first = answered("10.0.1.1:3478");
-    assert!(first, "{:?}", started.offload.figures());
+    assert!(answered("10.0.1.1:3478"));
     assert!(answered("[fd01::1]:3478"));
     // Sent to the interface where the client is, to an address that came later.
     net.relay.ip("address add 10.0.3.1/32 dev lo");

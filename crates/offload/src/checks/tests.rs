@@ -95,10 +95,13 @@ fn a_queueing_discipline_that_somebody_chose_is_named() {
         of(3, &["htb", "sfq", "sfq"]),
         of(4, &["clsact"]),
     ];
-    let filters = Filters { qdiscs: qdiscs.concat(), ..Filters::default() };
+    let filters = Filters { qdiscs: qdiscs.concat(), tcx: vec![4], ..Filters::default() };
     let found = look(&filters, &["eth0", "eth1"]);
     assert_eq!(found[0].bypassed, ["qdisc htb on eth0.7", "qdisc sfq on eth0.7"]);
-    assert_eq!(found[1].bypassed, ["qdisc clsact on eth1"]);
+    assert_eq!(
+        found[1].bypassed,
+        ["qdisc clsact on eth1", "BPF programs of traffic control (tcx) on eth1"]
+    );
 }
 
 #[test]

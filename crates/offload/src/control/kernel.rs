@@ -40,20 +40,6 @@ impl Kernel {
         self.attachments.fall_back(&mut self.program);
         !native.is_empty()
     }
-
-    /// How packets leave by a link; it may be a VLAN on the one that has the program.
-    fn egress(&self, link: &Link) -> Result<Egress, Refusal> {
-        if !link.ethernet || link.loopback {
-            return Err(Refusal::NoEthernet);
-        }
-        let (ifindex, vlan) = match link.vlan {
-            Some(vlan) if vlan.plain => (vlan.parent, vlan.identifier),
-            Some(_) => return Err(Refusal::NotAttached),
-            None => (link.index, 0),
-        };
-        let device = self.attachments.device(ifindex).ok_or(Refusal::NotAttached)?;
-        Ok(Egress { device, ifindex, vlan, mac: link.mac })
-    }
 }
 
 impl World for Kernel {
@@ -69,7 +55,7 @@ impl World for Kernel {
             Route::Via { link, next, mtu } => {
                 // One that came this moment: its own event has the route read again.
                 let link = self.links.get(&link).ok_or(Refusal::NotAttached)?;
-                let egress = self.egress(link)?;
+                let egress = egress(link, |index| self.attachments.device(index))?;
                 let mtu = mtu.unwrap_or(link.mtu).min(link.mtu);
                 let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
                 Ok(Way::Hop(HopKey { link: link.index, next, mtu }, egress))
@@ -113,9 +99,70 @@ impl World for Kernel {
     }
 }
 
+/// How packets leave by a link; it may be a VLAN on the one that has the program. `device`: the
+/// place of an interface that has it, and whether frames may turn round there.
+fn egress(link: &Link, device: impl Fn(u32) -> Option<(u32, bool)>) -> Result<Egress, Refusal> {
+    if !link.ethernet || link.loopback {
+        return Err(Refusal::NoEthernet);
+    }
+    let (ifindex, vlan) = match link.vlan {
+        Some(vlan) if vlan.plain => (vlan.parent, vlan.identifier),
+        Some(_) => return Err(Refusal::NotAttached),
+        None => (link.index, 0),
+    };
+    let (device, turns) = device(ifindex).ok_or(Refusal::NotAttached)?;
+    Ok(Egress { device, ifindex, vlan, mac: link.mac, turns })
+}
+
 /// Whether anything changed that routes depend on. That our own program is attached is none of it.
 pub(super) fn differ(before: &BTreeMap<u32, Link>, now: &BTreeMap<u32, Link>) -> bool {
     let without = |link: &Link| Link { xdp: None, ..link.clone() };
     before.len() != now.len()
         || before.iter().zip(now).any(|((_, a), (_, b))| without(a) != without(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::route::Vlan;
+
+    fn link(index: u32) -> Link {
+        Link { index, ethernet: true, mac: [2, 0, 0, 0, 0, index as u8], ..Link::default() }
+    }
+
+    /// Interface 5 has the program, in place 2.
+    fn leaves(link: &Link) -> Result<Egress, Refusal> {
+        egress(link, |index| (index == 5).then_some((2, true)))
+    }
+
+    #[test]
+    fn what_leaves_by_a_vlan_leaves_by_its_parent_with_a_tag() {
+        let plain = leaves(&link(5)).unwrap();
+        assert_eq!((plain.device, plain.ifindex, plain.vlan, plain.mac), (2, 5, 0, link(5).mac));
+        let on = |parent, plain| {
+            let vlan = Vlan { parent, identifier: 7, plain };
+            leaves(&Link { vlan: Some(vlan), ..link(9) })
+        };
+        let tagged = on(5, true).unwrap();
+        assert_eq!((tagged.device, tagged.ifindex, tagged.vlan), (2, 5, 7));
+        assert_eq!(tagged.mac, link(9).mac, "a VLAN device may have an address of its own");
+        assert_eq!(on(5, false), Err(Refusal::NotAttached));
+        assert_eq!(on(6, true), Err(Refusal::NotAttached));
+    }
+
+    #[test]
+    fn nothing_leaves_by_a_link_without_frames_or_without_the_program() {
+        let tunnel = Link { ethernet: false, ..link(5) };
+        assert_eq!(leaves(&tunnel), Err(Refusal::NoEthernet));
+        assert_eq!(leaves(&link(6)), Err(Refusal::NotAttached));
+    }
+
+    #[test]
+    fn that_a_program_is_attached_is_no_change_of_the_network() {
+        let links = |link: Link| BTreeMap::from([(link.index, link)]);
+        let ours = Link { xdp: Some(1), ..link(5) };
+        assert!(!differ(&links(link(5)), &links(ours)));
+        assert!(differ(&links(link(5)), &links(Link { up: true, ..link(5) })));
+        assert!(differ(&links(link(5)), &BTreeMap::new()));
+    }
 }

@@ -35,8 +35,10 @@ pub(crate) type Mac = [u8; 6];
 pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) name: String,
-    /// Up, and something is at the other end.
+    /// Switched on.
     pub(crate) up: bool,
+    /// And something is at the other end.
+    pub(crate) running: bool,
     pub(crate) loopback: bool,
     /// With Ethernet frames; then `mac` is its address.
     pub(crate) ethernet: bool,
@@ -206,7 +208,8 @@ fn parse_link(message: &Message) -> Option<Link> {
     let flags = u32_at(payload, 8)? as i32;
     let mut link = Link {
         index: u32_at(payload, 4)?,
-        up: flags & libc::IFF_UP != 0 && flags & libc::IFF_RUNNING != 0,
+        up: flags & libc::IFF_UP != 0,
+        running: flags & libc::IFF_RUNNING != 0,
         loopback: flags & libc::IFF_LOOPBACK != 0,
         ..Link::default()
     };

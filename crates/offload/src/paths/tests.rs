@@ -85,7 +85,7 @@ impl Fake {
 }
 
 fn via(next: &str, mtu: u16) -> Way {
-    let egress = Egress { device: 3, ifindex: 7, vlan: 0, mac: [2, 0, 0, 0, 0, 9] };
+    let egress = Egress { device: 3, ifindex: 7, vlan: 0, mac: [2, 0, 0, 0, 0, 9], turns: true };
     Way::Hop(HopKey { link: 7, next: next.parse().unwrap(), mtu }, egress)
 }
 

@@ -52,6 +52,7 @@ fn a_plain_link_is_its_name_and_address() {
         index: VETH,
         name: "vlan7".into(),
         up: true,
+        running: true,
         ethernet: true,
         mac: [2, 0, 0, 0, 0, 1],
         mtu: 1500,
