@@ -9,6 +9,9 @@ packages=(
   chromium     # a browser that relays
   iproute2     # ip: network namespaces, addresses and routes of the tests
   ethtool      # what an interface can do, for the network tests
+  nftables     # a firewall that the kernel's data path must not bypass
+  clang        # builds the kernel's program anew, to be compared with the committed object
+  llvm         # strips what clang built
   procps       # kill, which the unit's ExecReload calls
   systemd      # systemd-analyze, systemd-sysusers, systemd-tmpfiles: proof of systemd/
   debootstrap  # the plain Debian root in which tests/dockerfile.sh proves the Dockerfile
