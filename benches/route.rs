@@ -390,7 +390,7 @@ fn client(flow: u32) -> Client {
 
 /// The n-th client's relayed transport address: a fresh server fills its slots in order.
 fn relay(flow: u32) -> RelayId {
-    RelayId { allocation: AllocationId { slot: flow, generation: 0 }, family: Family::V4 }
+    RelayId { allocation: AllocationId { slot: flow, generation: flow }, family: Family::V4 }
 }
 
 fn bound(allocation: AllocationId) -> Bound {

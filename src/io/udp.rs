@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
+use turnway_relay::pieces::Pieces;
 use turnway_relay::{Client, FiveTuple, IpFields, Link, RelayId, Transport};
 use turnway_udp as udp;
 use turnway_wire::Family;
@@ -85,31 +86,41 @@ impl RelaySocket {
 /// The relay sockets of a shard, by the slot of their allocation.
 #[derive(Default)]
 pub struct RelaySockets {
-    slots: Vec<[Option<(u32, RelaySocket)>; 2]>,
+    v4: Column,
+    v6: Column,
 }
+
+/// Those of one family, with the generation of the allocation that each belongs to. It grows in
+/// pieces: no socket more is dear to keep, however many there are.
+type Column = Pieces<Option<(u32, RelaySocket)>>;
+
+/// Places at the end of a column that are given up at a time: what a peak took goes again.
+const GIVEN_UP: usize = 16;
 
 impl RelaySockets {
     /// Keeps a socket under its id.
     pub fn insert(&mut self, id: RelayId, socket: udp::Socket, local: SocketAddr) {
-        let slot = id.allocation.slot as usize;
-        if self.slots.len() <= slot {
-            self.slots.resize_with(slot + 1, Default::default);
+        let (column, slot) = (self.column_mut(id.family), id.allocation.slot as usize);
+        while column.len() <= slot {
+            column.push(None);
         }
         let socket = RelaySocket { socket, local, drops: Drops::default() };
-        self.slots[slot][column(id.family)] = Some((id.allocation.generation, socket));
+        column[slot] = Some((id.allocation.generation, socket));
     }
 
     /// The socket of a relayed transport address.
     pub fn get(&self, id: RelayId) -> Option<&RelaySocket> {
-        let row = self.slots.get(id.allocation.slot as usize)?;
-        let (generation, socket) = row[column(id.family)].as_ref()?;
+        let column = match id.family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        };
+        let (generation, socket) = column.get(id.allocation.slot as usize)?.as_ref()?;
         (*generation == id.allocation.generation).then_some(socket)
     }
 
     /// The socket in a slot, with the id that owns it now: an event names only the slot.
     pub fn in_slot(&mut self, slot: u32, family: Family) -> Option<(RelayId, &mut RelaySocket)> {
-        let row = self.slots.get_mut(slot as usize)?;
-        let (generation, socket) = row[column(family)].as_mut()?;
+        let (generation, socket) = self.column_mut(family).get_mut(slot as usize)?.as_mut()?;
         let allocation = turnway_relay::AllocationId { slot, generation: *generation };
         Some((RelayId { allocation, family }, socket))
     }
@@ -117,16 +128,22 @@ impl RelaySockets {
     /// Takes a socket out, to be closed.
     pub fn remove(&mut self, id: RelayId) -> Option<RelaySocket> {
         self.get(id)?;
-        let row = self.slots.get_mut(id.allocation.slot as usize)?;
-        let (_, socket) = row[column(id.family)].take()?;
+        let column = self.column_mut(id.family);
+        let (_, socket) = column.get_mut(id.allocation.slot as usize)?.take()?;
+        for _ in 0..GIVEN_UP {
+            if !matches!(column.last(), Some(None)) {
+                break;
+            }
+            column.pop();
+        }
         Some(socket)
     }
-}
 
-fn column(family: Family) -> usize {
-    match family {
-        Family::V4 => 0,
-        Family::V6 => 1,
+    fn column_mut(&mut self, family: Family) -> &mut Column {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
     }
 }
 

@@ -65,38 +65,41 @@ pub struct Client {
 /// A peer's transport address in canonical form: an IPv4-mapped IPv6 address is the IPv4 address
 /// it maps, so that no rule can be passed by writing the same address differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PeerAddr(SocketAddr);
+pub struct PeerAddr {
+    ip: IpAddr,
+    port: u16,
+}
 
 impl PeerAddr {
     /// Brings an address into canonical form. Flow label and scope are dropped.
     pub fn new(address: SocketAddr) -> Self {
-        Self(SocketAddr::new(canonical_ip(address.ip()), address.port()))
+        Self { ip: canonical_ip(address.ip()), port: address.port() }
     }
 
     /// The address and port.
     pub fn socket(self) -> SocketAddr {
-        self.0
+        SocketAddr::new(self.ip, self.port)
     }
 
     /// The address without its port: what a permission is for (RFC 8656 section 2.3).
     pub fn ip(self) -> IpAddr {
-        self.0.ip()
+        self.ip
     }
 
     /// The port; 0 where the client wrote none (CreatePermission ignores it).
     pub fn port(self) -> u16 {
-        self.0.port()
+        self.port
     }
 
     /// IPv4 or IPv6, after canonicalisation.
     pub fn family(self) -> Family {
-        family_of(self.0.ip())
+        family_of(self.ip)
     }
 }
 
 impl fmt::Display for PeerAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.socket().fmt(f)
     }
 }
 

@@ -19,7 +19,7 @@ use crate::limits::{DEFAULT_LIFETIME_S, RESERVATION_LIFETIME_S};
 use crate::outcome::{Outcome, Quota};
 use crate::request::{Answer, Call};
 use crate::server::Server;
-use crate::table::{AllocateAnswer, Allocation, NewAllocation};
+use crate::table::{AllocateAnswer, Allocation, NewAllocation, Relayed};
 
 /// An Allocate that waits for the ledger's word and then for its sockets.
 pub(crate) struct Pending {
@@ -188,8 +188,7 @@ impl Server {
                 Want::Both { .. } => self.partial_failure(v4, v6),
                 Want::Any(_) | Want::Even(_) | Want::EvenAndReserve(_) | Want::Reserved(_) => None,
             },
-            v4,
-            v6,
+            relayed: Relayed::new(v4, v6),
         };
         self.start(*pending, answer, now, out);
     }
@@ -203,8 +202,8 @@ impl Server {
             session,
             user: Arc::clone(pending.identity.user()),
             tuple: client.tuple,
-            v4: answer.v4.map(|addr| addr.external),
-            v6: answer.v6.map(|addr| addr.external),
+            v4: answer.relayed.of(Family::V4),
+            v6: answer.relayed.of(Family::V6),
             lifetime_s: answer.lifetime_s,
         }))));
         let allocation = Allocation::new(NewAllocation {
@@ -215,7 +214,7 @@ impl Server {
             now,
             answer,
         });
-        self.table.insert(pending.id, Box::new(allocation));
+        self.table.insert(pending.id, allocation);
         self.channels_changed(pending.id);
         self.stats.allocations_started += 1;
         *self.stats.allocations_mut(client.tuple.transport) += 1;
@@ -293,8 +292,8 @@ fn fill(
     answer: &AllocateAnswer,
     mapped: core::net::SocketAddr,
 ) -> Result<(), BufferFull> {
-    for addr in [answer.v4, answer.v6].into_iter().flatten() {
-        builder.add(&XorRelayedAddress(addr.external))?;
+    for addr in [Family::V4, Family::V6].into_iter().filter_map(|f| answer.relayed.of(f)) {
+        builder.add(&XorRelayedAddress(addr))?;
     }
     builder.add(&Lifetime(answer.lifetime_s))?;
     if let Some(token) = answer.reservation {

@@ -100,8 +100,8 @@ impl Server {
             session: allocation.session,
             user: Arc::clone(allocation.identity.user()),
             tuple: allocation.client.tuple,
-            v4: allocation.answer.v4.map(|addr| addr.external),
-            v6: allocation.answer.v6.map(|addr| addr.external),
+            v4: allocation.answer.relayed.of(Family::V4),
+            v6: allocation.answer.relayed.of(Family::V6),
             seconds: lived_ns / NANOS_PER_SECOND,
             traffic: allocation.traffic,
             reason,
@@ -148,10 +148,10 @@ impl Server {
         let Some(allocation) = self.table.get_mut(id) else {
             return;
         };
-        for permission in &mut allocation.permissions {
+        for permission in &mut *allocation.permissions {
             permission.own = is_own(config.policy.check_ip(permission.ip));
         }
-        for channel in &mut allocation.channels {
+        for channel in &mut *allocation.channels {
             channel.own = is_own(config.policy.check_ip(channel.peer.ip()));
         }
         self.channels_changed(id);
@@ -197,9 +197,6 @@ impl Server {
         let before = allocation.permissions.len();
         allocation.permissions.retain(|permission| !doomed(permission));
         self.stats.permissions -= (before - allocation.permissions.len()) as u64;
-        if allocation.permissions.len() < before {
-            allocation.permissions.shrink_to(allocation.permissions.len() * 2);
-        }
     }
 }
 

@@ -3,6 +3,8 @@
 use core::net::SocketAddr;
 use std::sync::Arc;
 
+use turnway_wire::Family;
+
 use crate::address::{FiveTuple, NANOS_PER_SECOND, Now};
 use crate::effect::Traffic;
 use crate::server::Server;
@@ -86,14 +88,17 @@ impl Server {
         }
         let relays = [allocation.v4, allocation.v6].into_iter().flatten();
         let expires_ns = relays.map(|relay| relay.expires_ns).max().unwrap_or(0);
+        let shown = |family: Family| {
+            allocation.relay(family).and_then(|_| allocation.answer.relayed.of(family))
+        };
         let whole = |ns: u64| ns / NANOS_PER_SECOND;
         Some(Session {
             session: allocation.session,
             user: Arc::clone(allocation.identity.user()),
             account: Arc::clone(account),
             tuple,
-            v4: allocation.answer.v4.filter(|_| allocation.v4.is_some()).map(|a| a.external),
-            v6: allocation.answer.v6.filter(|_| allocation.v6.is_some()).map(|a| a.external),
+            v4: shown(Family::V4),
+            v6: shown(Family::V6),
             age_s: whole(now.mono_ns.saturating_sub(allocation.created_ns)),
             expires_in_s: whole(expires_ns.saturating_sub(now.mono_ns)),
             permissions: allocation.permissions.len() as u32,

@@ -3,32 +3,32 @@
 //! [`Table`] finds an allocation by five-tuple (one hash) or by id (an index). Within an
 //! [`Allocation`], permissions are sorted by address, channels by number, and a second index sorts
 //! channels by peer: a relayed datagram costs one binary search among a bounded few.
+//!
+//! An allocation with one permission and one channel, as most are, is one row and nothing else.
+//! Rows never move, and no index is ever built anew: however many there are, the next one is made
+//! as fast as the first.
 
 use core::hash::BuildHasher;
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use foldhash::fast::FixedState;
-use hashbrown::HashTable;
 use turnway_wire::{Family, TransactionId};
 
-use crate::address::{AllocationId, Client, FiveTuple, Now, PeerAddr, RelayAddr};
+use crate::address::{AllocationId, Client, FiveTuple, NANOS_PER_SECOND, Now, PeerAddr, RelayAddr};
 use crate::auth::Identity;
 use crate::effect::Traffic;
+use crate::few::Few;
+use crate::index::Index;
 use crate::meter::Meter;
 use crate::policy::Verdict;
+use crate::slab::Slab;
 
 /// All allocations of one server.
 pub(crate) struct Table {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
-    by_tuple: HashTable<u32>,
-    by_session: HashTable<u32>,
+    rows: Slab<Allocation>,
+    by_tuple: Index,
+    by_session: Index,
     hasher: FixedState,
-}
-
-struct Slot {
-    generation: u32,
-    allocation: Option<Box<Allocation>>,
 }
 
 /// One allocation (RFC 8656 section 2.2), single or dual. What a datagram needs comes first, in
@@ -37,12 +37,13 @@ struct Slot {
 pub(crate) struct Allocation {
     pub(crate) client: Client,
     pub(crate) meter: Meter,
-    pub(crate) channels: Vec<Channel>,
+    pub(crate) channels: Few<Channel>,
     pub(crate) traffic: Traffic,
-    by_peer: Vec<(PeerAddr, u16)>,
     pub(crate) v4: Option<Relay>,
     pub(crate) v6: Option<Relay>,
-    pub(crate) permissions: Vec<Permission>,
+    pub(crate) permissions: Few<Permission>,
+    /// The numbers of two or more channels by their peers.
+    by_peer: Vec<(PeerAddr, u16)>,
     pub(crate) identity: Identity,
     pub(crate) session: u64,
     pub(crate) created_ns: u64,
@@ -58,8 +59,36 @@ pub(crate) struct AllocateAnswer {
     pub(crate) lifetime_s: u32,
     pub(crate) reservation: Option<[u8; 8]>,
     pub(crate) failed: Option<(Family, u16)>,
-    pub(crate) v4: Option<RelayAddr>,
-    pub(crate) v6: Option<RelayAddr>,
+    pub(crate) relayed: Relayed,
+}
+
+/// The relayed transport addresses as announced, packed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Relayed {
+    v4: Option<SocketAddrV4>,
+    v6: Option<(Ipv6Addr, u16)>,
+}
+
+impl Relayed {
+    pub(crate) fn new(v4: Option<RelayAddr>, v6: Option<RelayAddr>) -> Self {
+        let external = [v4, v6].map(|addr| addr.map(|addr| addr.external));
+        let v4 = external.into_iter().flatten().find_map(|addr| match addr {
+            SocketAddr::V4(addr) => Some(addr),
+            SocketAddr::V6(_) => None,
+        });
+        let v6 = external.into_iter().flatten().find_map(|addr| match addr {
+            SocketAddr::V4(_) => None,
+            SocketAddr::V6(addr) => Some((*addr.ip(), addr.port())),
+        });
+        Self { v4, v6 }
+    }
+
+    pub(crate) fn of(&self, family: Family) -> Option<SocketAddr> {
+        match family {
+            Family::V4 => self.v4.map(SocketAddr::V4),
+            Family::V6 => self.v6.map(SocketAddr::from),
+        }
+    }
 }
 
 /// A relayed transport address's own time-to-expiry: each family of a dual allocation has one.
@@ -92,14 +121,15 @@ pub(crate) struct Channel {
 /// Counts events within one second, for small rates.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Window {
-    second: u64,
+    second: u32,
     count: u32,
 }
 
 impl Window {
     /// Whether one more event fits into this second.
     pub(crate) fn allow(&mut self, now: Now, per_second: u32) -> bool {
-        let second = now.mono_ns / crate::address::NANOS_PER_SECOND;
+        // It wraps after 136 years.
+        let second = (now.mono_ns / NANOS_PER_SECOND) as u32;
         if second != self.second {
             *self = Self { second, count: 0 };
         }
@@ -112,120 +142,90 @@ impl Window {
 impl Table {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
-            slots: Vec::new(),
-            free: Vec::new(),
-            by_tuple: HashTable::new(),
-            by_session: HashTable::new(),
+            rows: Slab::new(),
+            by_tuple: Index::default(),
+            by_session: Index::default(),
             hasher: FixedState::with_seed(seed),
         }
     }
 
     /// Sets a slot apart for an allocation about to be made.
     pub(crate) fn reserve(&mut self) -> AllocationId {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, allocation: None });
-            (self.slots.len() - 1) as u32
-        });
-        AllocationId { slot, generation: self.slots[slot as usize].generation }
+        self.rows.reserve()
     }
 
     /// Gives back a slot set apart by [`Self::reserve`] and not filled.
     pub(crate) fn unreserve(&mut self, id: AllocationId) {
-        self.slots[id.slot as usize].generation = id.generation.wrapping_add(1);
-        self.free.push(id.slot);
+        self.rows.release(id);
     }
 
     /// Fills a slot set apart by [`Self::reserve`].
-    pub(crate) fn insert(&mut self, id: AllocationId, allocation: Box<Allocation>) {
-        let hash = self.hasher.hash_one(allocation.client.tuple);
-        let session = self.hasher.hash_one(allocation.session);
-        self.slots[id.slot as usize].allocation = Some(allocation);
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        let rehash_session = |&slot: &u32| hasher.hash_one(row(slots, slot).session);
-        self.by_tuple.insert_unique(hash, id.slot, |&slot| rehash(slots, hasher, slot));
-        self.by_session.insert_unique(session, id.slot, rehash_session);
+    pub(crate) fn insert(&mut self, id: AllocationId, allocation: Allocation) {
+        let (tuple, session) = (self.hash_tuple(&allocation), self.hash_session(&allocation));
+        self.rows.fill(id, allocation);
+        let Self { rows, by_tuple, by_session, hasher } = self;
+        let row = |slot| rows.occupant(slot).expect("the indices hold occupied slots only").1;
+        by_tuple.insert(id.slot, tuple, |slot| hasher.hash_one(row(slot).client.tuple));
+        by_session.insert(id.slot, session, |slot| hasher.hash_one(row(slot).session));
     }
 
     pub(crate) fn find(&self, tuple: &FiveTuple) -> Option<AllocationId> {
         let hash = self.hasher.hash_one(tuple);
-        let slot = *self.by_tuple.find(hash, |&slot| {
-            let row = self.slots[slot as usize].allocation.as_deref();
-            row.is_some_and(|row| row.client.tuple == *tuple)
-        })?;
-        Some(AllocationId { slot, generation: self.slots[slot as usize].generation })
+        self.by_tuple.find(hash, |slot| {
+            let (id, row) = self.rows.occupant(slot)?;
+            (row.client.tuple == *tuple).then_some(id)
+        })
     }
 
     pub(crate) fn find_session(&self, session: u64) -> Option<AllocationId> {
         let hash = self.hasher.hash_one(session);
-        let is_it = |slot: &u32| row(&self.slots, *slot).session == session;
-        let slot = *self.by_session.find(hash, is_it)?;
-        Some(AllocationId { slot, generation: self.slots[slot as usize].generation })
+        self.by_session.find(hash, |slot| {
+            let (id, row) = self.rows.occupant(slot)?;
+            (row.session == session).then_some(id)
+        })
     }
 
     pub(crate) fn get(&self, id: AllocationId) -> Option<&Allocation> {
-        let slot = self.slots.get(id.slot as usize)?;
-        slot.allocation.as_deref().filter(|_| slot.generation == id.generation)
+        self.rows.get(id)
     }
 
     pub(crate) fn get_mut(&mut self, id: AllocationId) -> Option<&mut Allocation> {
-        let slot = self.slots.get_mut(id.slot as usize)?;
-        slot.allocation.as_deref_mut().filter(|_| slot.generation == id.generation)
+        self.rows.get_mut(id)
     }
 
     /// The id of whatever occupies a slot now.
     pub(crate) fn occupant(&self, slot: u32) -> Option<AllocationId> {
-        let row = self.slots.get(slot as usize)?;
-        row.allocation.as_ref()?;
-        Some(AllocationId { slot, generation: row.generation })
+        self.rows.occupant(slot).map(|(id, _)| id)
     }
 
-    pub(crate) fn remove(&mut self, id: AllocationId) -> Option<Box<Allocation>> {
-        let row = self.slots.get_mut(id.slot as usize)?;
-        if row.generation != id.generation {
-            return None;
-        }
-        let allocation = row.allocation.take()?;
-        row.generation = row.generation.wrapping_add(1);
-        self.free.push(id.slot);
-        let hash = self.hasher.hash_one(allocation.client.tuple);
-        if let Ok(entry) = self.by_tuple.find_entry(hash, |&slot| slot == id.slot) {
-            entry.remove();
-        }
-        let session = self.hasher.hash_one(allocation.session);
-        if let Ok(entry) = self.by_session.find_entry(session, |&slot| slot == id.slot) {
-            entry.remove();
-        }
-        self.shrink();
-        Some(allocation)
+    pub(crate) fn remove(&mut self, id: AllocationId) -> Option<Allocation> {
+        let row = self.rows.get(id)?;
+        let (tuple, session) = (self.hash_tuple(row), self.hash_session(row));
+        self.by_tuple.remove(id.slot, tuple);
+        self.by_session.remove(id.slot, session);
+        let allocation = self.rows.release(id);
+        let slots = self.rows.slots();
+        self.by_tuple.forget_from(slots);
+        self.by_session.forget_from(slots);
+        allocation
     }
 
     pub(crate) fn len(&self) -> usize {
         self.by_tuple.len()
     }
 
-    /// How many slots were ever in use at once: the range of [`Self::occupant`].
+    /// All slots in use are below this: the range of [`Self::occupant`].
     pub(crate) fn slots(&self) -> u32 {
-        self.slots.len() as u32
+        self.rows.slots()
     }
 
-    /// Gives the index's memory back after a peak. Slots stay: they remember their generations.
-    fn shrink(&mut self) {
-        if self.by_tuple.len() * 8 < self.by_tuple.capacity() && self.by_tuple.capacity() > 1024 {
-            let (slots, hasher) = (&self.slots, &self.hasher);
-            let rehash_session = |&slot: &u32| hasher.hash_one(row(slots, slot).session);
-            self.by_tuple.shrink_to(self.by_tuple.len() * 2, |&slot| rehash(slots, hasher, slot));
-            self.by_session.shrink_to(self.by_session.len() * 2, rehash_session);
-        }
+    fn hash_tuple(&self, row: &Allocation) -> u64 {
+        self.hasher.hash_one(row.client.tuple)
     }
-}
 
-fn rehash(slots: &[Slot], hasher: &FixedState, slot: u32) -> u64 {
-    hasher.hash_one(row(slots, slot).client.tuple)
-}
-
-fn row(slots: &[Slot], slot: u32) -> &Allocation {
-    let row = slots[slot as usize].allocation.as_deref();
-    row.expect("the indices hold occupied slots only")
+    fn hash_session(&self, row: &Allocation) -> u64 {
+        self.hasher.hash_one(row.session)
+    }
 }
 
 /// What a new allocation is made of.
@@ -241,14 +241,14 @@ pub(crate) struct NewAllocation {
 impl Allocation {
     pub(crate) fn new(new: NewAllocation) -> Self {
         let expires_ns = new.now.after_s(new.answer.lifetime_s);
-        let relay = |_: RelayAddr| Relay { expires_ns };
+        let relay = |_: SocketAddr| Relay { expires_ns };
         Self {
             client: new.client,
-            channels: Vec::new(),
+            channels: Few::None,
             by_peer: Vec::new(),
-            permissions: Vec::new(),
-            v4: new.answer.v4.map(relay),
-            v6: new.answer.v6.map(relay),
+            permissions: Few::None,
+            v4: new.answer.relayed.of(Family::V4).map(relay),
+            v6: new.answer.relayed.of(Family::V6).map(relay),
             traffic: Traffic::default(),
             meter: new.meter,
             identity: new.identity,
@@ -279,6 +279,9 @@ impl Allocation {
     }
 
     pub(crate) fn channel_of(&self, peer: PeerAddr) -> Option<&Channel> {
+        if let Few::One(channel) = &self.channels {
+            return (channel.peer == peer).then_some(channel);
+        }
         let index = self.by_peer.binary_search_by_key(&peer, |(peer, _)| *peer).ok()?;
         self.channel(self.by_peer[index].1)
     }
@@ -305,9 +308,12 @@ impl Allocation {
             Ok(index) => self.channels[index] = channel,
             Err(index) => {
                 self.channels.insert(index, channel);
-                let by_peer = self.by_peer.binary_search_by_key(&channel.peer, |(peer, _)| *peer);
-                let index = by_peer.unwrap_or_else(|index| index);
-                self.by_peer.insert(index, (channel.peer, channel.number));
+                if self.by_peer.is_empty() {
+                    self.sort_by_peer();
+                } else {
+                    let at = self.by_peer.partition_point(|(peer, _)| *peer < channel.peer);
+                    self.by_peer.insert(at, (channel.peer, channel.number));
+                }
             }
         }
         found.is_err()
@@ -330,19 +336,27 @@ impl Allocation {
         if self.channels.len() == before {
             return;
         }
-        let channels = &self.channels;
-        self.by_peer.retain(|(_, number)| {
-            channels.binary_search_by_key(number, |channel| channel.number).is_ok()
-        });
-        self.channels.shrink_to(self.channels.len() * 2);
-        self.by_peer.shrink_to(self.by_peer.len() * 2);
+        self.sort_by_peer();
+    }
+
+    /// Makes the index by peer anew.
+    fn sort_by_peer(&mut self) {
+        match &self.channels {
+            Few::None | Few::One(_) => self.by_peer = Vec::new(),
+            Few::Many(channels) => {
+                self.by_peer.clear();
+                self.by_peer.extend(channels.iter().map(|channel| (channel.peer, channel.number)));
+                self.by_peer.sort_unstable();
+                self.by_peer.shrink_to(2 * channels.len());
+            }
+        }
     }
 
     /// Recomputes every channel's deadline from its own, its permission's and its relay's, and
     /// hands over those that moved.
     pub(crate) fn update_deadlines(&mut self, mut moved: impl FnMut(&Channel)) {
         let (v4, v6) = (self.v4, self.v6);
-        for channel in &mut self.channels {
+        for channel in &mut *self.channels {
             let relay = match channel.peer.family() {
                 Family::V4 => v4,
                 Family::V6 => v6,

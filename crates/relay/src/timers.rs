@@ -3,6 +3,8 @@
 //! An indexed four-ary min-heap: `heap` is ordered by (deadline, slot), `position` says where in it
 //! a slot stands. A slot has one deadline, so moving it is one sift and nothing is left behind.
 
+use crate::pieces::Pieces;
+
 const ARITY: usize = 4;
 
 /// Marks a slot without a deadline. No heap can grow to this index.
@@ -11,12 +13,11 @@ const ABSENT: u32 = u32::MAX;
 /// One deadline per slot, the earliest at hand.
 ///
 /// Slots are small dense numbers (indices into a table): memory is proportional to the highest
-/// slot that has a deadline, and is given back when most of it is no longer used.
+/// slot that has a deadline.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
-    heap: Vec<(u64, u32)>,
-    position: Vec<u32>,
-    removals: usize,
+    heap: Pieces<(u64, u32)>,
+    position: Pieces<u32>,
 }
 
 impl Timers {
@@ -34,8 +35,8 @@ impl Timers {
     /// Gives `slot` the deadline `deadline_ns`, in place of the one it may have. O(log n).
     pub(crate) fn set(&mut self, slot: u32, deadline_ns: u64) {
         let index = slot as usize;
-        if index >= self.position.len() {
-            self.position.resize(index + 1, ABSENT);
+        while index >= self.position.len() {
+            self.position.push(ABSENT);
         }
         let at = match self.position[index] {
             ABSENT => {
@@ -63,7 +64,6 @@ impl Timers {
         if (at as usize) < self.heap.len() {
             self.settle(at as usize);
         }
-        self.removals += 1;
         self.give_memory_back();
     }
 
@@ -110,27 +110,20 @@ impl Timers {
             u32::try_from(at).expect("there are at most 2^32 slots, each in the heap once");
     }
 
-    /// Shrinks at once when nothing is left; otherwise only after as many removals as there are
-    /// slots, so that the walk over `position` costs O(1) per removal.
+    /// Forgets slots at the end that have no deadline, some at a time: no removal is dear, and
+    /// each slot that was once remembered is forgotten at most once.
     fn give_memory_back(&mut self) {
-        if self.heap.is_empty() {
-            *self = Self::default();
-            return;
-        }
-        if self.removals < self.position.len() {
-            return;
-        }
-        self.removals = 0;
-        let used = self.position.iter().rposition(|&at| at != ABSENT).map_or(0, |last| last + 1);
-        self.position.truncate(used);
-        if self.position.len() < self.position.capacity() / 4 {
-            self.position.shrink_to_fit();
-        }
-        if self.heap.len() < self.heap.capacity() / 4 {
-            self.heap.shrink_to_fit();
+        for _ in 0..FORGOTTEN_PER_REMOVAL {
+            if self.position.last() != Some(&ABSENT) {
+                break;
+            }
+            self.position.pop();
         }
     }
 }
+
+/// Two would do for memory to follow the number of deadlines; more are as cheap.
+const FORGOTTEN_PER_REMOVAL: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -193,21 +186,25 @@ mod tests {
         for slot in 0..100_000 {
             timers.set(slot, u64::from(slot % 977));
         }
+        let most = timers.heap.bytes() + timers.position.bytes();
+        assert!(most < 20 * 100_000 + 400_000, "{most}");
         for slot in 10..100_000 {
             timers.remove(slot);
         }
-        // A few long-lived slots, used over and over: the rest of the memory goes.
-        for _ in 0..10_001 {
-            timers.set(9, 1);
-            timers.remove(9);
+        for slot in 0..10 {
+            assert_eq!(timers.get(slot), Some(u64::from(slot % 977)));
         }
-        assert_eq!(timers.heap.len(), 9);
-        assert!(timers.position.capacity() < 1000, "{}", timers.position.capacity());
-        assert!(timers.heap.capacity() < 1000, "{}", timers.heap.capacity());
-        for slot in 0..9 {
+        // A long-lived slot, set over and over: the rest of the memory goes.
+        for _ in 0..10_001 {
+            timers.set(10, 1);
+            timers.remove(10);
+        }
+        let least = timers.heap.bytes() + timers.position.bytes();
+        assert!(least < most / 3, "{least} of {most}");
+        for slot in 0..10 {
             timers.remove(slot);
         }
-        assert_eq!((timers.heap.capacity(), timers.position.capacity()), (0, 0));
+        assert_eq!(timers.heap.bytes() + timers.position.bytes(), 0);
     }
 
     #[test]

@@ -5,7 +5,9 @@
 
 use core::fmt;
 
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::block_api::HmacCore;
+use hmac::digest::block_api::{Buffer, CoreProxy};
+use hmac::{EagerHash, Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};
 use sha1::Sha1;
 use sha2::Sha256;
@@ -153,14 +155,15 @@ impl fmt::Debug for LongTermKey {
     }
 }
 
-/// A key ready to sign and verify with one algorithm: the HMAC state after the key, cached.
+/// A key ready to sign and verify with one algorithm: the HMAC states after the key, cached.
+/// Every allocation keeps one, and so it is without the buffer that a running HMAC has.
 #[derive(Clone)]
 pub struct IntegrityKey(State);
 
 #[derive(Clone)]
 enum State {
-    Sha1(Hmac<Sha1>),
-    Sha256(Hmac<Sha256>),
+    Sha1(HmacCore<Sha1>),
+    Sha256(HmacCore<Sha256>),
 }
 
 impl IntegrityKey {
@@ -172,9 +175,11 @@ impl IntegrityKey {
     pub fn new(algorithm: IntegrityAlgorithm, key: &[u8]) -> Self {
         const ANY_LENGTH: &str = "HMAC takes a key of any length";
         Self(match algorithm {
-            IntegrityAlgorithm::Sha1 => State::Sha1(Hmac::new_from_slice(key).expect(ANY_LENGTH)),
+            IntegrityAlgorithm::Sha1 => {
+                State::Sha1(HmacCore::new_from_slice(key).expect(ANY_LENGTH))
+            }
             IntegrityAlgorithm::Sha256 => {
-                State::Sha256(Hmac::new_from_slice(key).expect(ANY_LENGTH))
+                State::Sha256(HmacCore::new_from_slice(key).expect(ANY_LENGTH))
             }
         })
     }
@@ -194,10 +199,10 @@ impl IntegrityKey {
     pub(crate) fn sign(&self, text: &[u8], out: &mut [u8]) {
         match &self.0 {
             State::Sha1(state) => {
-                out.copy_from_slice(&state.clone().chain_update(text).finalize().into_bytes());
+                out.copy_from_slice(&begin(state).chain_update(text).finalize().into_bytes());
             }
             State::Sha256(state) => {
-                out.copy_from_slice(&state.clone().chain_update(text).finalize().into_bytes());
+                out.copy_from_slice(&begin(state).chain_update(text).finalize().into_bytes());
             }
         }
     }
@@ -211,15 +216,20 @@ impl IntegrityKey {
         // TURN does not, nor does any other usage of ours; ct_eq is false for unequal lengths.
         match &self.0 {
             State::Sha1(state) => {
-                let mac = state.clone().chain_update(header).chain_update(rest);
+                let mac = begin(state).chain_update(header).chain_update(rest);
                 mac.finalize().into_bytes().as_slice().ct_eq(value).into()
             }
             State::Sha256(state) => {
-                let mac = state.clone().chain_update(header).chain_update(rest);
+                let mac = begin(state).chain_update(header).chain_update(rest);
                 mac.finalize().into_bytes().as_slice().ct_eq(value).into()
             }
         }
     }
+}
+
+/// An HMAC that has read the key and nothing else.
+fn begin<D: EagerHash>(keyed: &HmacCore<D>) -> Hmac<D> {
+    Hmac::compose(keyed.clone(), Buffer::<HmacCore<D>>::default())
 }
 
 impl fmt::Debug for IntegrityKey {
