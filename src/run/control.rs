@@ -13,6 +13,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use turnway_relay::Shared;
+use turnway_udp::system::{give_heap_back, separate_large_pieces};
 
 use super::{ServeError, machine, rules};
 use crate::accounts::Zones;
@@ -36,6 +37,9 @@ const EXTENSION: Duration = Duration::from_secs(30);
 
 /// How often a drain looks whether the last allocation is gone.
 const DRAIN_TICK: Duration = Duration::from_millis(50);
+
+/// It is not worth while to give back what fewer allocations took.
+const FREED_LEAST: u32 = 1000;
 
 /// All that the control plane has a hand on.
 pub(super) struct Control {
@@ -62,8 +66,18 @@ pub(super) struct Control {
     pub(super) ports: Arc<Ports>,
 }
 
+/// Watches for the end of a peak, after which the process need not keep its memory.
+#[derive(Default)]
+struct Heap {
+    /// The most allocations since memory was last given back.
+    peak: u32,
+    /// Allocations at the last look.
+    last: u32,
+}
+
 /// Runs until the daemon is to end; the shards have been told to stop then.
 pub(super) fn run(control: Control) -> Result<(), ServeError> {
+    separate_large_pieces();
     let mailboxes = Arc::clone(&control.mailboxes);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.and_then(|runtime| runtime.block_on(control.serve()));
@@ -99,15 +113,16 @@ impl Control {
         notify(&[NotifyState::Ready]);
         let mut tick = tokio::time::interval(TICK);
         let mut look = tokio::time::interval(LOOK);
+        let mut heap = Heap::default();
         loop {
             tokio::select! {
-                _ = tick.tick() => self.on_tick(),
+                _ = tick.tick() => self.on_tick(&mut heap),
                 _ = look.tick() => self.look_around(),
                 _ = signals.hang_up.recv() => self.reload(),
                 Some(users) = self.changed_users.recv() => self.adopt_users(users),
                 _ = signals.interrupt.recv() => break,
                 _ = signals.terminate.recv() => {
-                    self.drain(&mut signals).await;
+                    self.drain(&mut signals, &mut heap).await;
                     break;
                 }
             }
@@ -157,7 +172,10 @@ impl Control {
         tracing::info!(version, realm = self.config.realm, "ready");
     }
 
-    fn on_tick(&self) {
+    fn on_tick(&self, heap: &mut Heap) {
+        if heap.peak_is_over(self.shared.allocations.count()) {
+            give_heap_back();
+        }
         self.ports.expire(clock().mono_ns);
         if metrics::live(&self.view.boards, clock().mono_ns).is_ok() {
             notify(&[NotifyState::Watchdog]);
@@ -255,7 +273,7 @@ impl Control {
     }
 
     /// Lets existing allocations live on until the last has gone, time is up, or it is enough.
-    async fn drain(&mut self, signals: &mut Signals) {
+    async fn drain(&mut self, signals: &mut Signals, heap: &mut Heap) {
         self.view.ready.store(false, Ordering::Relaxed);
         for mailbox in self.mailboxes.iter() {
             mailbox.send(Command::Drain);
@@ -274,7 +292,7 @@ impl Control {
                 _ = around.tick() => self.look_around(),
                 Some(users) = self.changed_users.recv() => self.adopt_users(users),
                 _ = tick.tick() => {
-                    self.on_tick();
+                    self.on_tick(heap);
                     notify(&[NotifyState::ExtendTimeoutUsec(EXTENSION.as_micros() as u32)]);
                 }
                 _ = signals.hang_up.recv() => {
@@ -284,6 +302,20 @@ impl Control {
                 _ = signals.interrupt.recv() => return,
             }
         }
+    }
+}
+
+impl Heap {
+    /// Whether there are far fewer allocations than there were, and no more of them end just now.
+    fn peak_is_over(&mut self, allocations: u32) -> bool {
+        let quiet = allocations == self.last;
+        self.last = allocations;
+        self.peak = self.peak.max(allocations);
+        let over = quiet && allocations < self.peak / 2 && self.peak - allocations >= FREED_LEAST;
+        if over {
+            self.peak = allocations;
+        }
+        over
     }
 }
 

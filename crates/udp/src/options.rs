@@ -87,7 +87,12 @@ pub fn listener_udp(addr: SocketAddr, buffer: usize) -> io::Result<(UdpListener,
         SocketAddr::V6(_) => set(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?,
     }
     set_datagram_options(&socket, addr)?;
-    let grant = set_buffers(&socket, buffer)?;
+    set_buffers(&socket, buffer)?;
+    let grant = BufferGrant {
+        asked: buffer,
+        receive_got: socket.recv_buffer_size()? / 2,
+        send_got: socket.send_buffer_size()? / 2,
+    };
     socket.bind(&addr.into())?;
     Ok((UdpListener(socket.into()), grant))
 }
@@ -243,7 +248,7 @@ fn set_datagram_options(socket: &socket2::Socket, addr: SocketAddr) -> io::Resul
     }
 }
 
-fn set_buffers(socket: &socket2::Socket, asked: usize) -> io::Result<BufferGrant> {
+fn set_buffers(socket: &socket2::Socket, asked: usize) -> io::Result<()> {
     if asked > 0 {
         // The first form passes the sysctl's limit but wants CAP_NET_ADMIN.
         let size = c_int::try_from(asked).unwrap_or(c_int::MAX);
@@ -254,9 +259,5 @@ fn set_buffers(socket: &socket2::Socket, asked: usize) -> io::Result<BufferGrant
             set(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, size)?;
         }
     }
-    Ok(BufferGrant {
-        asked,
-        receive_got: socket.recv_buffer_size()? / 2,
-        send_got: socket.send_buffer_size()? / 2,
-    })
+    Ok(())
 }

@@ -12,6 +12,10 @@ use crate::options::set;
 const FAR_AWAY_V4: Ipv4Addr = Ipv4Addr::new(198, 41, 0, 4);
 const FAR_AWAY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0x503, 0xba3e, 0, 0, 0, 2, 0x30);
 
+/// Bytes of the smallest piece that [`separate_large_pieces`] is about: glibc's own first choice.
+#[cfg(target_env = "gnu")]
+const LARGE_PIECE: i32 = 128 << 10;
+
 /// From `linux/in6.h`, unknown to libc.
 const IPV6_ADDR_PREFERENCES: i32 = 72;
 const IPV6_PREFER_SRC_PUBLIC: i32 = 2;
@@ -96,6 +100,26 @@ fn is_of_use(address: IpAddr) -> bool {
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
     !link_local && !address.is_loopback() && !address.is_unspecified()
+}
+
+/// Has large pieces of the heap taken from the system one by one and given back when they are
+/// freed. Left to itself glibc comes to keep pieces as large as those it has seen freed.
+pub fn separate_large_pieces() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no memory of ours is involved. A value within bounds is not refused.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_PIECE);
+    }
+}
+
+/// Gives back to the system what of the heap is free, between what is not. A thread that allocates
+/// meanwhile may wait for it: some 50 ms for each GB of small pieces that were freed.
+pub fn give_heap_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: only free memory of the heap is touched.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Nanoseconds of CLOCK_MONOTONIC, which never goes back.
