@@ -14,6 +14,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::process::ExitCode;
 
 use turnway_load::clients::shared_address;
+use turnway_load::peers::own_peer;
 use turnway_load::turn::CHANNEL;
 use turnway_udp::{
     self as udp, Events, Interest, Outgoing, Payload, Poller, Prefix, ReceiveBatch, Received,
@@ -33,20 +34,19 @@ const SOCKET_BUFFER: usize = 4 << 20;
 /// Told apart from the numbers of relay sockets.
 const LISTENER: u64 = u64::MAX;
 
-/// Runs as a child of the referee: listener, clients' port, peer, relay sockets, `true` for
+/// Runs as a child of the referee: listener, ports of clients and peers, relay sockets, `true` for
 /// UDP_GRO and UDP_SEGMENT.
 pub(crate) fn main(arguments: &[String]) -> ExitCode {
-    let [listener, clients, peer, count, gso] = arguments else {
-        eprintln!("forwarder LISTENER CLIENTS-PORT PEER COUNT true|false");
+    let [listener, clients, peers, count, gso] = arguments else {
+        eprintln!("forwarder LISTENER CLIENTS-PORT PEERS-PORT COUNT true|false");
         return ExitCode::from(2);
     };
     let number = |text: &String| text.parse().expect("the referee writes numbers");
     let address = |text: &String| text.parse().expect("the referee writes addresses");
-    let (clients, count) = (number(clients), number(count));
+    let (ports, count) = ([clients, peers].map(number), number(count));
     udp::system::raise_nofile().expect("one may raise one's own soft limit");
-    let mut forwarder =
-        Forwarder::open(address(listener), clients, address(peer), count.into(), gso == "true")
-            .expect("the referee chooses free addresses");
+    let mut forwarder = Forwarder::open(address(listener), ports, count.into(), gso == "true")
+        .expect("the referee chooses free addresses");
     forwarder.run();
 }
 
@@ -55,7 +55,7 @@ struct Forwarder {
     relays: Vec<udp::Socket>,
     clients: Vec<SocketAddr>,
     by_client: HashMap<SocketAddr, u32, BuildHasherDefault<Fold>>,
-    peer: SocketAddr,
+    peers: Vec<SocketAddr>,
     poller: Poller,
     sends: SendBatch,
 }
@@ -63,8 +63,7 @@ struct Forwarder {
 impl Forwarder {
     fn open(
         listener: SocketAddr,
-        port: u16,
-        peer: SocketAddr,
+        [clients, peers]: [u16; 2],
         count: usize,
         gso: bool,
     ) -> std::io::Result<Self> {
@@ -82,7 +81,9 @@ impl Forwarder {
             }
             relays.push(relay);
         }
-        let client = |number| SocketAddr::new(IpAddr::V4(shared_address(number)), port);
+        let client = |number| SocketAddr::new(IpAddr::V4(shared_address(number)), clients);
+        let peer = |number| SocketAddr::new(IpAddr::V4(own_peer(number)), peers);
+        let peers: Vec<SocketAddr> = (0..count).map(peer).collect();
         let clients: Vec<SocketAddr> = (0..count).map(client).collect();
         let by_client = clients.iter().copied().zip(0..).collect();
         if !gso {
@@ -91,7 +92,7 @@ impl Forwarder {
         let sends = if gso { SendBatch::new() } else { SendBatch::without_trains() };
         println!("{line}");
         std::io::stdout().flush()?;
-        Ok(Self { listener: socket, relays, clients, by_client, peer, poller, sends })
+        Ok(Self { listener: socket, relays, clients, by_client, peers, poller, sends })
     }
 
     fn run(&mut self) -> ! {
@@ -134,7 +135,7 @@ impl Forwarder {
                 let socket = self.relays[number as usize].as_raw_fd();
                 for range in received.segments() {
                     let payload = Payload { slot, offset: range.start + 4, len: range.len() - 4 };
-                    let to = self.peer;
+                    let to = self.peers[number as usize];
                     self.sends.push(outgoing(socket, to, &received, Prefix::EMPTY, payload));
                     self.flush_if_full(batch);
                 }

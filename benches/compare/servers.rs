@@ -133,7 +133,7 @@ pub(crate) fn forward(
     let mut command = Command::new(std::env::current_exe().map_err(cannot())?);
     command
         .arg("forwarder")
-        .args([kind.address().to_string(), clients.to_string(), flood.peer().to_string()])
+        .args([kind.address().to_string(), clients.to_string(), flood.peer_port().to_string()])
         .args([options.allocations.to_string(), (kind == Kind::Forwarder).to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
@@ -146,7 +146,7 @@ pub(crate) fn forward(
         |word: &str| word.parse().ok().map(|port| SocketAddr::new(kind.address().ip(), port));
     let relayed: Option<Vec<SocketAddr>> = line.split_whitespace().map(port).collect();
     let relayed = relayed.filter(|relayed| relayed.len() == options.allocations);
-    flood.route(&relayed.ok_or(LoadError::Input("the forwarder did not start".to_owned()))?);
+    flood.route(&relayed.ok_or(LoadError::Input("the forwarder did not start".to_owned()))?)?;
     flood.watch(vec![server.pid()]);
     Ok((server, flood))
 }

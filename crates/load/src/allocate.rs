@@ -14,7 +14,7 @@ use crate::payload::{MIN_LEN, run_number};
 use crate::server::{Held, Usage};
 use crate::transact::PhaseReport;
 use crate::turn::{Ask, Credentials};
-use crate::worker::{Plan, Worker};
+use crate::worker::{Asks, Plan, Worker};
 
 /// Before what the server holds is read, it has so long to put itself in order.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -41,7 +41,8 @@ pub struct Options {
     pub hold: Duration,
     /// Whether they are ended; otherwise they are left to expire.
     pub delete: bool,
-    /// Where peers are; by default where the server is reached from.
+    /// Where all peers are; by default where the server is reached from, and over loopback IPv4 at
+    /// an address each.
     pub peer: Option<IpAddr>,
     /// Where the thread runs; without it, where it likes.
     pub cpu: Option<usize>,
@@ -90,12 +91,10 @@ pub struct Memory {
 pub fn run(options: &Options, credentials: &Credentials) -> Result<Report, LoadError> {
     greet(options.server, options.transport, Method::ALLOCATE)?;
     let run = run_number()?;
-    let peer = match options.peer {
-        Some(peer) => peer,
-        None => own_address(options.server)?,
-    };
+    let own = own_address(options.server)?;
     let (server, transport, count) = (options.server, options.transport, options.count);
-    let plan = Plan { server, transport, peer, run, first: 0, count, size: MIN_LEN };
+    let (peer, first, size) = (options.peer, 0, MIN_LEN);
+    let plan = Plan { server, transport, own, peer, run, first, count, size };
     let mut workers = [Worker::open(&plan)?];
     let cpus: Vec<usize> = options.cpu.into_iter().collect();
     let mut reports = on_threads(&mut workers, &cpus, |_, worker| {
@@ -111,23 +110,22 @@ pub fn run(options: &Options, credentials: &Credentials) -> Result<Report, LoadE
 
 fn phases(worker: &mut Worker, options: &Options) -> Result<Report, LoadError> {
     let pids = &options.server_pids;
-    let peer = worker.peer_address;
-    let mut phase = |ask| {
+    let mut phase = |asks: Asks| {
         let before = Usage::read(pids)?;
-        let mut report = worker.phase(ask, options.window.max(1))?;
+        let mut report = worker.phase(asks, options.window.max(1))?;
         let used = Usage::read(pids)?.since(&before);
         let each = used.cpu_ns as f64 / 1_000.0 / report.count.max(1) as f64;
         report.server_cpu_us = (!pids.is_empty()).then_some(each);
         Ok::<_, LoadError>(report)
     };
     let before = held(pids)?;
-    let allocate = phase(Ask::Allocate(peer))?;
-    let permit = options.bind.then(|| phase(Ask::Permit(peer))).transpose()?;
-    let bind = options.bind.then(|| phase(Ask::Bind(peer))).transpose()?;
+    let allocate = phase(Ask::Allocate)?;
+    let permit = options.bind.then(|| phase(Ask::Permit)).transpose()?;
+    let bind = options.bind.then(|| phase(Ask::Bind)).transpose()?;
     let live = held(pids)?;
-    let refresh = options.refresh.then(|| phase(Ask::Refresh(LIFETIME_S))).transpose()?;
+    let refresh = options.refresh.then(|| phase(|_| Ask::Refresh(LIFETIME_S))).transpose()?;
     std::thread::sleep(options.hold);
-    let delete = options.delete.then(|| phase(Ask::Delete)).transpose()?;
+    let delete = options.delete.then(|| phase(|_| Ask::Delete)).transpose()?;
     let after = if options.delete { held(pids)? } else { None };
     let memory = before.zip(live).map(|(before, live)| {
         let each =

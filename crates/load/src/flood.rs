@@ -15,7 +15,7 @@ use crate::search::{Found, Probe, highest};
 use crate::server::{Held, Usage};
 use crate::tally::{Counts, Latency};
 use crate::turn::{self, Ask, Credentials};
-use crate::worker::{Drive, Plan, Spent, Traffic, Worker};
+use crate::worker::{Asks, Drive, Plan, Spent, Traffic, Worker};
 
 /// Above this share of its time a generator may be what limits the figures.
 pub const BOUND: f64 = 0.9;
@@ -90,7 +90,8 @@ pub struct Options {
     pub duration: Duration,
     /// How long traffic runs before that.
     pub warmup: Duration,
-    /// Where peers are; by default where the server is reached from.
+    /// Where all peers are; by default where the server is reached from, and over loopback IPv4 at
+    /// an address each.
     pub peer: Option<IpAddr>,
     /// A thread for each of these CPUs; without any, one thread that runs where it likes.
     pub cpus: Vec<usize>,
@@ -182,16 +183,14 @@ impl Flood {
     pub fn unallocated(options: Options, run: u32) -> Result<Self, LoadError> {
         check(&options)?;
         let threads = options.cpus.len().max(1);
-        let peer = match options.peer {
-            Some(peer) => peer,
-            None => own_address(options.server)?,
-        };
+        let own = own_address(options.server)?;
         let mut first = 0;
         let mut workers = Vec::with_capacity(threads);
         for thread in 0..threads {
             let count = (options.allocations + thread) / threads;
             let (server, transport, size) = (options.server, options.transport, options.size);
-            let plan = Plan { server, transport, peer, run, first, count, size };
+            let peer = options.peer;
+            let plan = Plan { server, transport, own, peer, run, first, count, size };
             first += count as u32;
             workers.push(Worker::open(&plan)?);
         }
@@ -205,22 +204,27 @@ impl Flood {
         self.workers[0].clients.shared_port()
     }
 
-    /// The peers' address.
+    /// The port of all peers; [`crate::peers::own_peer`] tells their addresses over loopback IPv4.
     #[must_use]
-    pub fn peer(&self) -> SocketAddr {
-        self.workers[0].peer_address
+    pub fn peer_port(&self) -> u16 {
+        self.workers[0].peers.addresses.port
     }
 
     /// Takes these as the relayed transport addresses of [`Self::unallocated`] clients, who send
     /// as on a channel.
-    pub fn route(&mut self, relayed: &[SocketAddr]) {
+    ///
+    /// # Errors
+    ///
+    /// None where the payloads fit into messages.
+    pub fn route(&mut self, relayed: &[SocketAddr]) -> Result<(), LoadError> {
         let mut rest = relayed;
         for worker in &mut self.workers {
             let (own, others) = rest.split_at(worker.clients.count().min(rest.len()));
             worker.route(own);
-            worker.wrap(channel_head(self.options.size), None);
+            worker.wrap(|_| Ok(channel_head(self.options.size)))?;
             rest = others;
         }
+        Ok(())
     }
 
     /// Watches these processes of the server from now on.
@@ -291,15 +295,18 @@ impl Flood {
     fn allocate(&mut self, credentials: &Credentials, run: u32) -> Result<(), LoadError> {
         let (server, mode, size) = (self.options.server, self.options.mode, self.options.size);
         on_threads(&mut self.workers, &self.options.cpus, |_, worker| {
-            let peer = worker.peer_address;
             worker.introduce(server, credentials.clone(), run);
-            worker.phase(Ask::Allocate(peer), WINDOW)?;
-            let (ask, head) = match mode {
-                Mode::Channel => (Ask::Bind(peer), channel_head(size)),
-                Mode::Send => (Ask::Permit(peer), turn::send_head(peer, size)?),
+            worker.phase(Ask::Allocate, WINDOW)?;
+            let asks: Asks = match mode {
+                Mode::Channel => Ask::Bind,
+                Mode::Send => Ask::Permit,
             };
-            worker.phase(ask, WINDOW)?;
-            worker.wrap(head, Some(ask));
+            worker.phase(asks, WINDOW)?;
+            worker.keep_up(asks);
+            worker.wrap(|peer| match mode {
+                Mode::Channel => Ok(channel_head(size)),
+                Mode::Send => turn::send_head(peer, size),
+            })?;
             let transactions = worker.transactions.as_ref().expect("introduced above");
             let relayed = (0..worker.clients.count()).map(|client| transactions.relayed(client));
             let relayed: Option<Vec<_>> = relayed.collect();

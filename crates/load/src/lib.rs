@@ -17,7 +17,8 @@
 //! - [`payload`]: what a payload says of itself; [`tally`]: what came of all that was sent
 //! - [`pace`]: when the next datagram is due; [`histogram`]: latencies
 //! - [`turn`]: requests and their answers, without a socket; [`transact`]: many of them at once
-//! - [`clients`]: the clients' sockets; [`streams`]: their connections
+//! - [`clients`]: the clients' sockets; [`streams`]: their connections; [`peers`]: those at the
+//!   other end
 //! - [`server`]: what the kernel says of the server's process
 
 #![forbid(unsafe_code)]
@@ -29,6 +30,7 @@ pub mod flood;
 pub mod histogram;
 pub mod pace;
 pub mod payload;
+pub mod peers;
 pub mod search;
 pub mod server;
 pub mod streams;

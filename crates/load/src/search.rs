@@ -28,7 +28,8 @@ const LOWEST: f64 = 100.0;
 const REACHED: f64 = 0.97;
 
 /// Searches from `guess` on for the highest rate at which at most `loss` of the datagrams is lost.
-/// A rate that fails is tried once more: one hiccup of the machine is not the server's limit.
+/// A rate that fails is tried once more: one hiccup of the machine is neither the server's limit
+/// nor the generator's.
 ///
 /// # Errors
 ///
@@ -42,7 +43,7 @@ pub fn highest<E>(
     let mut rate = guess.max(LOWEST);
     while rate >= LOWEST && low * RESOLUTION < high {
         let mut seen = probe(rate)?;
-        if seen.loss > loss {
+        if seen.loss > loss || seen.sent < REACHED * rate {
             seen = probe(rate)?;
         }
         if seen.loss > loss {

@@ -9,17 +9,17 @@ mod sink;
 mod source;
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::Duration;
 
+use turnway_udp::ReceiveBatch;
 use turnway_udp::system::monotonic_ns;
-use turnway_udp::{self as udp, ReceiveBatch};
 use turnway_wire::{ChannelData, Class, Data, Kind, Message, Method, XorPeerAddress, classify};
 
 use crate::LoadError;
-use crate::clients::{Clients, SOCKET_BUFFER, Transport, receive_some};
+use crate::clients::{Clients, Transport};
 use crate::pace::Pace;
 use crate::payload::Direction;
+use crate::peers::Peers;
 use crate::server::Usage;
 use crate::transact::{PhaseReport, Transactions};
 use crate::turn::{Ask, CHANNEL, Credentials};
@@ -45,8 +45,7 @@ const UPKEEP_NS: u64 = 200_000_000_000;
 /// See the module.
 pub(crate) struct Worker {
     pub(crate) clients: Clients,
-    peer: udp::Socket,
-    pub(crate) peer_address: SocketAddr,
+    pub(crate) peers: Peers,
     pub(crate) transactions: Option<Transactions>,
     arrived: ReceiveBatch,
     source: Source,
@@ -58,7 +57,10 @@ pub(crate) struct Worker {
 pub(crate) struct Plan {
     pub(crate) server: SocketAddr,
     pub(crate) transport: Transport,
-    pub(crate) peer: IpAddr,
+    /// Where this machine is seen from the server.
+    pub(crate) own: IpAddr,
+    /// Where peers are, if not there.
+    pub(crate) peer: Option<IpAddr>,
     pub(crate) run: u32,
     /// The number of its first allocation.
     pub(crate) first: u32,
@@ -90,9 +92,12 @@ pub(crate) struct Traffic {
     pub(crate) server_pids: Vec<u32>,
 }
 
+/// What each client asks for, by its peer.
+pub(crate) type Asks = fn(SocketAddr) -> Ask;
+
 /// What keeps allocations alive beside the traffic.
 struct Upkeep {
-    ask: Option<Ask>,
+    asks: Option<Asks>,
     next_ns: u64,
     count: usize,
 }
@@ -110,22 +115,15 @@ impl Worker {
     /// Opens the sockets.
     pub(crate) fn open(plan: &Plan) -> Result<Self, LoadError> {
         let clients = Clients::open(plan.server, plan.transport, plan.count)?;
-        let opened = udp::relay_udp(SocketAddr::new(plan.peer, 0), SOCKET_BUFFER);
-        let cannot = || {
-            let ip = plan.peer;
-            LoadError::io(format!("cannot open the peers' socket at {ip} (--peer-address)"))
-        };
-        let peer = opened.map_err(cannot())?;
-        let peer_address = peer.local_addr().map_err(cannot())?;
+        let peers = Peers::open(plan.peer, plan.own)?;
         Ok(Self {
-            source: Source::new(plan, peer.as_raw_fd()),
-            sink: Sink::new(plan.run, plan.first, plan.count, peer_address),
+            source: Source::new(plan, &peers),
+            sink: Sink::new(plan.run, plan.first, plan.count, peers.addresses),
             transactions: None,
             arrived: ReceiveBatch::new(64),
-            upkeep: Upkeep { ask: None, next_ns: u64::MAX, count: 0 },
+            upkeep: Upkeep { asks: None, next_ns: u64::MAX, count: 0 },
             clients,
-            peer,
-            peer_address,
+            peers,
         })
     }
 
@@ -136,15 +134,15 @@ impl Worker {
     }
 
     /// One transaction of each client, at most `window` at a time.
-    pub(crate) fn phase(&mut self, ask: Ask, window: usize) -> Result<PhaseReport, LoadError> {
-        let Self { clients, transactions, arrived, .. } = self;
+    pub(crate) fn phase(&mut self, asks: Asks, window: usize) -> Result<PhaseReport, LoadError> {
+        let Self { clients, peers, transactions, arrived, .. } = self;
         let transactions = transactions.as_mut().expect("introduced before");
         let started_ns = monotonic_ns();
         let (mut next, mut tick_ns) = (0, started_ns);
         loop {
             let now = monotonic_ns();
             while next < clients.count() && transactions.under_way() < window {
-                transactions.begin(next, ask, now);
+                transactions.begin(next, asks(peers.addresses.of(next)), now);
                 next += 1;
             }
             transactions.outbox(|client, message| clients.send(client, message))?;
@@ -173,7 +171,7 @@ impl Worker {
     pub(crate) fn delete(&mut self, window: usize) -> Result<(), LoadError> {
         let Some(transactions) = &mut self.transactions else { return Ok(()) };
         transactions.forget();
-        self.phase(Ask::Delete, window).map(|_| ())
+        self.phase(|_| Ask::Delete, window).map(|_| ())
     }
 
     /// Where peers send to reach each client.
@@ -182,11 +180,18 @@ impl Worker {
         self.source.route(relayed);
     }
 
-    /// What precedes payloads on their way to the server, and what keeps that working.
-    pub(crate) fn wrap(&mut self, head: Vec<u8>, upkeep: Option<Ask>) {
-        self.source.wrap(head);
+    /// What precedes payloads on their way to the server, by the client's peer.
+    pub(crate) fn wrap(
+        &mut self,
+        head: impl Fn(SocketAddr) -> Result<Vec<u8>, LoadError>,
+    ) -> Result<(), LoadError> {
+        self.source.wrap(|client| head(self.peers.addresses.of(client)))
+    }
+
+    /// What keeps permissions or channels alive from now on.
+    pub(crate) fn keep_up(&mut self, asks: Asks) {
         let next_ns = monotonic_ns() + UPKEEP_NS / 2;
-        self.upkeep = Upkeep { ask: upkeep, next_ns, count: 0 };
+        self.upkeep = Upkeep { asks: Some(asks), next_ns, count: 0 };
     }
 
     /// Sends and receives payloads for a while. The counts are in `sink` then.
@@ -255,11 +260,11 @@ impl Worker {
 
     /// Takes in what has come and tells how many datagrams or messages that was.
     fn receive(&mut self) -> Result<usize, LoadError> {
-        let Self { clients, peer, arrived, sink, transactions, .. } = self;
+        let Self { clients, peers, arrived, sink, transactions, .. } = self;
         let now = monotonic_ns();
-        let came = receive_some(peer.as_fd(), arrived, |received| {
+        let came = peers.receive(arrived, |received| {
             for range in received.segments() {
-                sink.at_peer(received.from, &received.data[range], now);
+                sink.at_peer(received.from, received.local, &received.data[range], now);
             }
         })?;
         let now = monotonic_ns();
@@ -276,16 +281,15 @@ impl Worker {
         Ok(came + more)
     }
 
-    /// What the clock wants: allocations that live on, and errors out of the way.
+    /// What the clock wants: allocations that live on.
     fn look_after(&mut self, now: u64) -> Result<(), LoadError> {
-        // Of no use here, but the queue they are in is bounded together with the data.
-        let _ = udp::read_errors(self.peer.as_fd(), 64, &mut |_| {});
         let Some(transactions) = &mut self.transactions else { return Ok(()) };
         let clients = &mut self.clients;
-        while let Some(ask) = self.upkeep.ask.filter(|_| self.upkeep.next_ns <= now) {
+        while let Some(asks) = self.upkeep.asks.filter(|_| self.upkeep.next_ns <= now) {
             let (count, clients) = (self.upkeep.count, clients.count());
             let (round, client) = (count / clients, count % clients);
-            let ask = if round.is_multiple_of(2) { ask } else { Ask::Refresh(600) };
+            let bind = asks(self.peers.addresses.of(client));
+            let ask = if round.is_multiple_of(2) { bind } else { Ask::Refresh(600) };
             transactions.begin(client, ask, now);
             self.upkeep.count += 1;
             self.upkeep.next_ns += UPKEEP_NS / 2 / clients as u64;

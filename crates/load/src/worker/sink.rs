@@ -1,9 +1,10 @@
 //! What came of what was sent.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::histogram::Histogram;
 use crate::payload::{Direction, Stamp};
+use crate::peers::Addresses;
 use crate::tally::{Arrival, Arrivals, Counts};
 
 use super::unwrap;
@@ -12,7 +13,7 @@ use super::unwrap;
 pub(crate) struct Sink {
     run: u32,
     first: u32,
-    peer: SocketAddr,
+    peers: Addresses,
     flows: Vec<Flow>,
     from_ns: u64,
     until_ns: u64,
@@ -36,11 +37,11 @@ struct Flow {
 }
 
 impl Sink {
-    pub(crate) fn new(run: u32, first: u32, count: usize, peer: SocketAddr) -> Self {
+    pub(crate) fn new(run: u32, first: u32, count: usize, peers: Addresses) -> Self {
         Self {
             run,
             first,
-            peer,
+            peers,
             flows: vec![Flow::default(); count],
             from_ns: 0,
             until_ns: 0,
@@ -89,9 +90,16 @@ impl Sink {
     }
 
     /// A datagram that the peers' socket got.
-    pub(super) fn at_peer(&mut self, from: SocketAddr, payload: &[u8], now: u64) {
+    pub(super) fn at_peer(
+        &mut self,
+        from: SocketAddr,
+        to: Option<IpAddr>,
+        payload: &[u8],
+        now: u64,
+    ) {
         self.take(payload, Direction::ToPeer, now, |sink, client| {
             sink.flows[client].relayed_port == from.port()
+                && to.is_none_or(|to| to == sink.peers.of(client).ip())
         });
     }
 
@@ -99,7 +107,7 @@ impl Sink {
     pub(super) fn relayed(&mut self, client: usize, message: &[u8], now: u64) -> bool {
         let Some((payload, from)) = unwrap(message) else { return false };
         self.take(payload, Direction::ToClient, now, |sink, expected| {
-            client == expected && from.is_none_or(|from| from == sink.peer)
+            client == expected && from.is_none_or(|from| from == sink.peers.of(client))
         });
         true
     }

@@ -11,6 +11,7 @@ use turnway_wire::padding;
 use crate::LoadError;
 use crate::clients::Clients;
 use crate::payload::{Digest, Direction, MIN_LEN, Stamp};
+use crate::peers::{Addresses, Peers};
 use crate::turn::HEAD_MAX;
 
 use super::{Plan, Sink};
@@ -24,8 +25,8 @@ pub(super) struct Source {
     first: u32,
     server: SocketAddr,
     peer: RawFd,
+    peers: Addresses,
     size: usize,
-    head: Vec<u8>,
     flows: Vec<Flow>,
     memory: ReceiveBatch,
     fillings: Vec<Digest>,
@@ -37,20 +38,25 @@ pub(super) struct Source {
 #[derive(Clone)]
 struct Flow {
     relayed: SocketAddr,
+    /// What precedes payloads to the server.
+    head: Vec<u8>,
     sequences: [u64; 2],
 }
 
 impl Source {
-    pub(super) fn new(plan: &Plan, peer: RawFd) -> Self {
+    pub(super) fn new(plan: &Plan, peers: &Peers) -> Self {
         let (memory, fillings) = filled(plan.size);
         Self {
             run: plan.run,
             first: plan.first,
             server: plan.server,
-            peer,
+            peer: peers.fd(),
+            peers: peers.addresses,
             size: plan.size,
-            head: Vec::new(),
-            flows: vec![Flow { relayed: plan.server, sequences: [0; 2] }; plan.count],
+            flows: vec![
+                Flow { relayed: plan.server, head: Vec::new(), sequences: [0; 2] };
+                plan.count
+            ],
             memory,
             fillings,
             sends: SendBatch::new(),
@@ -64,8 +70,14 @@ impl Source {
         }
     }
 
-    pub(super) fn wrap(&mut self, head: Vec<u8>) {
-        self.head = head;
+    pub(super) fn wrap(
+        &mut self,
+        head: impl Fn(usize) -> Result<Vec<u8>, LoadError>,
+    ) -> Result<(), LoadError> {
+        for (client, flow) in self.flows.iter_mut().enumerate() {
+            flow.head = head(client)?;
+        }
+        Ok(())
     }
 
     /// Whose turn it is.
@@ -112,19 +124,25 @@ impl Source {
         };
         match direction {
             Direction::ToClient => {
-                self.sends.push(outgoing(self.peer, flow.relayed, None, HEAD_MAX, 0));
+                self.sends.push(outgoing(
+                    self.peer,
+                    flow.relayed,
+                    self.peers.source(client),
+                    HEAD_MAX,
+                    0,
+                ));
             }
             Direction::ToPeer => match clients.datagram_link(client) {
                 Some((socket, source)) => {
-                    let skip = HEAD_MAX - self.head.len();
-                    before[skip..].copy_from_slice(&self.head);
+                    let skip = HEAD_MAX - flow.head.len();
+                    before[skip..].copy_from_slice(&flow.head);
                     // A Send indication is padded; ChannelData in a datagram need not be.
-                    let pad = if self.head.len() > 4 { padding(self.size) as u8 } else { 0 };
+                    let pad = if flow.head.len() > 4 { padding(self.size) as u8 } else { 0 };
                     self.sends.push(outgoing(socket, self.server, source, skip, pad));
                 }
                 None => {
                     let streams = clients.streams().expect("not datagrams, so streams");
-                    if streams.queue(client, [&self.head, payload]) {
+                    if streams.queue(client, [&flow.head, payload]) {
                         sink.sent(direction, now);
                     } else {
                         sink.unsent += 1;

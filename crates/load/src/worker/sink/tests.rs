@@ -2,14 +2,17 @@ use super::*;
 use crate::payload::{Digest, MIN_LEN};
 use turnway_wire::channel_header;
 
-const PEER: &str = "127.0.0.1:9";
-
 /// Two allocations with numbers 10 and 11, whose relay ports are 5000 and 5001.
 fn sink() -> Sink {
-    let mut sink = Sink::new(7, 10, 2, PEER.parse().unwrap());
+    let mut sink = Sink::new(7, 10, 2, Addresses { all: None, port: 9 });
     sink.route(&[relayed(5000), relayed(5001)]);
     sink.begin(100, 200);
     sink
+}
+
+/// Where a client's own peer is.
+fn at(client: usize) -> Option<IpAddr> {
+    Some(crate::peers::own_peer(client).into())
 }
 
 fn relayed(port: u16) -> SocketAddr {
@@ -32,7 +35,7 @@ fn what_arrives_whole_and_in_order_is_received() {
     let mut sink = sink();
     for sequence in 0..3 {
         sink.sent(Direction::ToPeer, 150);
-        sink.at_peer(relayed(5000), &payload(10, Direction::ToPeer, sequence), 160);
+        sink.at_peer(relayed(5000), at(0), &payload(10, Direction::ToPeer, sequence), 160);
     }
     sink.sent(Direction::ToClient, 150);
     let message = channel(&payload(11, Direction::ToClient, 0), 0x4000);
@@ -53,18 +56,20 @@ fn each_fault_is_counted_as_what_it_is() {
     }
     let mut flipped = first.clone();
     flipped[99] ^= 1;
-    sink.at_peer(relayed(5000), &flipped, 160);
+    sink.at_peer(relayed(5000), at(0), &flipped, 160);
     assert_eq!(sink.counts[0].corrupted, 1);
-    sink.at_peer(relayed(5001), &first, 160);
+    sink.at_peer(relayed(5001), at(0), &first, 160);
     assert_eq!(sink.counts[0].misrouted, 1, "it came from another allocation's port");
-    sink.at_peer(relayed(5000), &payload(10, Direction::ToClient, 0), 160);
+    sink.at_peer(relayed(5000), at(0), &payload(10, Direction::ToClient, 0), 160);
     assert_eq!(sink.counts[0].misrouted, 2, "it came back to the sender");
-    sink.at_peer(relayed(5000), &payload(12, Direction::ToPeer, 0), 160);
+    sink.at_peer(relayed(5000), at(0), &payload(12, Direction::ToPeer, 0), 160);
     assert_eq!(sink.counts[0].misrouted, 3, "no allocation of ours");
-    sink.at_peer(relayed(5000), &payload(10, Direction::ToPeer, 1), 160);
-    sink.at_peer(relayed(5000), &first, 160);
+    sink.at_peer(relayed(5000), at(1), &first, 160);
+    assert_eq!(sink.counts[0].misrouted, 4, "to another client's peer");
+    sink.at_peer(relayed(5000), at(0), &payload(10, Direction::ToPeer, 1), 160);
+    sink.at_peer(relayed(5000), at(0), &first, 160);
     assert_eq!(sink.counts[0].reordered, 1);
-    sink.at_peer(relayed(5000), &first, 160);
+    sink.at_peer(relayed(5000), at(0), &first, 160);
     assert_eq!(sink.counts[0].duplicated, 1);
     sink.end();
     assert_eq!((sink.counts[0].received, sink.counts[0].lost), (2, 2));
@@ -77,7 +82,7 @@ fn a_client_gets_its_own_payloads_from_its_own_peer_only() {
     assert!(sink.relayed(1, &channel(&payload, 0x4000), 160));
     assert_eq!(sink.counts[1].misrouted, 1, "it was for the other client");
     assert!(!sink.relayed(0, &channel(&payload, 0x4001), 160), "nobody has this channel");
-    for (from, misrouted) in [("127.0.0.2:9", 2), (PEER, 2)] {
+    for (from, misrouted) in [("127.252.0.1:9", 2), ("127.252.0.0:9", 2)] {
         let id = turnway_wire::TransactionId([0; 12]);
         let head = turnway_wire::Prefix::data(from.parse().unwrap(), 100, id);
         assert!(sink.relayed(0, &[head.as_bytes(), &payload[..]].concat(), 160));
@@ -90,7 +95,7 @@ fn a_client_gets_its_own_payloads_from_its_own_peer_only() {
 fn what_was_sent_before_the_measured_time_counts_as_relayed_within_it_only() {
     let mut sink = sink();
     sink.begin(155, 200);
-    sink.at_peer(relayed(5000), &payload(10, Direction::ToPeer, 0), 160);
+    sink.at_peer(relayed(5000), at(0), &payload(10, Direction::ToPeer, 0), 160);
     assert_eq!((sink.within, sink.counts[0].received, sink.latency.count()), (1, 0, 0));
 }
 
@@ -101,6 +106,6 @@ fn what_another_run_sent_does_not_count() {
     let filling = Digest::of(&other[MIN_LEN..]);
     let (allocation, direction) = (10, Direction::ToPeer);
     Stamp { run: 8, allocation, direction, sequence: 0, sent_ns: 150 }.write(&mut other, filling);
-    sink.at_peer(relayed(5000), &other, 160);
+    sink.at_peer(relayed(5000), at(0), &other, 160);
     assert_eq!(sink.counts, [Counts::default(); 2]);
 }
