@@ -20,10 +20,11 @@ struct charged {
 	struct account *second;
 };
 
-/* Whether the payload begins as ChannelData does, RFC 8656 section 12. */
+/* Whether the payload begins as ChannelData does: RFC 8656 section 12, and clients of RFC 5766, which
+ * had numbers up to 0x7FFF. Which of them are bound user space knows. */
 INLINE bool looks_like_channel_data(const struct datagram *in)
 {
-	return (*(const __u8 *)&in->first & 0xf0) == 0x40;
+	return (*(const __u8 *)&in->first & 0xc0) == 0x40;
 }
 
 /* Padding of ChannelData in the checksum: up to three bytes behind `length` bytes of payload. */

@@ -74,7 +74,7 @@ pub struct Channel {
     pub relay: SocketAddr,
     /// The peer's transport address.
     pub peer: SocketAddr,
-    /// The channel number, 0x4000 to 0x4FFF.
+    /// The channel number: 0x4000 to 0x4FFF, of old clients up to 0x7FFF.
     pub number: u16,
 }
 

@@ -25,12 +25,12 @@ fn an_unknown_channel_peer_client_or_server_is_not_relayed() {
     for addresses in [V4, V6] {
         let channel = kernel.channel(addresses);
         let sent = channel.from_client(b"payload");
-        for number in [0x4000, CHANNEL - 1, CHANNEL + 1, 0x4FFF] {
+        for number in [0x4000, CHANNEL - 1, CHANNEL + 1, 0x4FFF, 0x5ABC, 0x7FFF] {
             let other = Packet { payload: framed(number, b"payload", 0), ..sent.clone() };
             kernel.passes(&other.encode(), Some(Outcome::PassUnknown));
         }
         // No channel's number, and so no peer's datagram that is known.
-        for number in [0x5000, 0x5ABC, 0x7FFF, 0x3FFF, 0x8000] {
+        for number in [0x3FFF, 0x8000] {
             let other = Packet { payload: framed(number, b"payload", 0), ..sent.clone() };
             kernel.passes(&other.encode(), None);
         }

@@ -114,6 +114,24 @@ fn padding_of_channel_data_and_of_frames_is_cut_off() {
     }
 }
 
+/// Clients of RFC 5766 chose among twice as many bits.
+#[test]
+fn every_number_that_a_channel_can_have_is_relayed() {
+    let Some(mut kernel) = Kernel::load() else { return };
+    for addresses in ALL {
+        for number in [0x4000, 0x4FFF, 0x5000, 0x5ABC, 0x6001, 0x7000, 0x7FFF] {
+            let channel = Channel { number, ..kernel.channel(addresses) };
+            kernel.install(&channel, [NextHop::At(TO_PEERS), NextHop::At(TO_CLIENTS)]);
+            let data = payload(33);
+            let sent = channel.from_client(&data);
+            assert_left(&kernel.relayed(&sent), &sent, &to_peer(&channel, &data));
+            let sent = channel.from_peer(&data);
+            let framed = framed(number, &data, 0);
+            assert_left(&kernel.relayed(&sent), &sent, &to_client(&channel, &framed));
+        }
+    }
+}
+
 #[test]
 fn dscp_ecn_and_df_are_copied_and_a_hop_is_counted() {
     let Some(mut kernel) = Kernel::load() else { return };
