@@ -35,6 +35,7 @@ pub mod load;
 pub mod log;
 pub mod mailbox;
 pub mod metrics;
+pub mod offload;
 pub mod operate;
 pub mod ports;
 pub mod run;

@@ -142,6 +142,10 @@ pub struct IoStats {
     pub tcp_queue_drops: u64,
     /// How often accepting was paused because descriptors ran out.
     pub accept_paused: u64,
+    /// Pauses that let datagrams gather.
+    pub pauses: u64,
+    /// What was relayed in the kernel; the rules have it in their counters, too.
+    pub offloaded: relay::Traffic,
 }
 
 impl IoStats {
@@ -158,6 +162,8 @@ impl IoStats {
         self.tcp_idle_closed += other.tcp_idle_closed;
         self.tcp_queue_drops += other.tcp_queue_drops;
         self.accept_paused += other.accept_paused;
+        self.pauses += other.pauses;
+        self.offloaded.add(other.offloaded);
     }
 }
 

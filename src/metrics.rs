@@ -21,6 +21,7 @@ use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
+use turnway_offload::Offload;
 use turnway_relay::Shared;
 
 use crate::http::{self, Listener, Service};
@@ -47,6 +48,8 @@ pub struct View {
     pub shared: Arc<Shared>,
     /// What they use of the quotas.
     pub ledger: Arc<SharedLedger>,
+    /// The data path in the kernel, where there is one.
+    pub offload: Option<Arc<Offload>>,
     /// How often the database failed.
     pub database_errors: Arc<AtomicU64>,
     /// Log records left out.

@@ -12,6 +12,7 @@ pub(crate) mod machine;
 mod rules;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -19,6 +20,7 @@ use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 
 use tokio::sync::mpsc;
+use turnway_offload::Offload;
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
 use turnway_relay::{Seed, Server, Shared};
 use turnway_udp as udp;
@@ -31,6 +33,7 @@ use crate::ledger::SharedLedger;
 use crate::log::{self, Records};
 use crate::mailbox::{Board, Mailbox, SESSION_BITS};
 use crate::metrics::View;
+use crate::offload;
 use crate::ports::{Ports, RelayAddrs};
 use crate::shard::{Parts, Shard, StreamLimits};
 
@@ -90,6 +93,7 @@ pub fn serve(
     let range = config.relay.ports.clone();
     let buffer = RELAY_BUFFER.min(config.limits.socket_buffer);
     let ports = Arc::new(Ports::new(relays.clone(), range, buffer, Arc::clone(&shared)));
+    let relay_ips: Vec<IpAddr> = relays.iter().map(|relay| relay.local).collect();
     let context = rules::Context { relays, nonce_secret: rules::NonceSecret::random()? };
     let own = machine::own_addresses()?;
     let (users, changed_users) = mpsc::unbounded_channel();
@@ -98,17 +102,20 @@ pub fn serve(
     let rules = rules::build(&config, &context, &own, &users).map_err(ServeError::Input)?;
     let rules = Arc::new(rules);
     ledger.lock().configure(Arc::clone(&rules.quotas), udp::system::monotonic_ns());
+    let offload = offload::start(&config, &relay_ips);
     let crew = Crew::gather(&config, capacity, doors, |seed| Common {
         server: Server::new(Arc::clone(&rules), Arc::clone(&shared), seed),
         ledger: Arc::clone(&ledger),
         ports: Arc::clone(&ports),
         records: records.clone(),
+        offload: offload.clone(),
     })?;
     let view = Arc::new(View {
         boards: crew.boards,
         ports: Arc::clone(&ports),
         shared: Arc::clone(&shared),
         ledger,
+        offload,
         database_errors: accounts.as_ref().map_or_else(Arc::default, Accounts::errors),
         log_drops: log.drops(&records),
         ready: Arc::new(AtomicBool::new(false)),
@@ -177,6 +184,7 @@ struct Common {
     ledger: Arc<SharedLedger>,
     ports: Arc<Ports>,
     records: Records,
+    offload: Option<Arc<Offload>>,
 }
 
 impl Crew {
@@ -195,7 +203,7 @@ impl Crew {
         let mut crew = Self { shards: Vec::new(), mailboxes: Vec::new(), boards: Vec::new() };
         for (index, doors) in doors.into_iter().enumerate() {
             let first_session = (index as u64) << SESSION_BITS;
-            let Common { server, ledger, ports, records } =
+            let Common { server, ledger, ports, records, offload } =
                 common(Seed { random: random_u64()?, first_session });
             let (mailbox, inbox) = Mailbox::new().map_err(|error| no_descriptor(&error))?;
             let board = Arc::new(Board::default());
@@ -204,8 +212,20 @@ impl Crew {
             crew.mailboxes.push(mailbox);
             let Doors { udp, tcp } = doors;
             let index = u16::try_from(index).unwrap_or(u16::MAX);
-            let parts =
-                Parts { index, server, ledger, ports, inbox, board, records, udp, tcp, streams };
+            let parts = Parts {
+                index,
+                server,
+                ledger,
+                ports,
+                inbox,
+                board,
+                records,
+                udp,
+                tcp,
+                streams,
+                offload: offload.clone(),
+                wakeup_delay: config.limits.wakeup_delay,
+            };
             crew.shards.push(Shard::new(parts).map_err(|error| no_descriptor(&error))?);
         }
         Ok(crew)

@@ -6,6 +6,8 @@
 //! allocated. A received datagram stays where the kernel put it until it is sent on.
 
 mod datagrams;
+mod kernel;
+mod pace;
 mod streams;
 
 use std::io;
@@ -14,9 +16,12 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use turnway_relay::effect::VolumeSpent;
+use turnway_offload::Offload;
+use turnway_relay::effect::{ChannelPath, VolumeSpent};
 use turnway_relay::ledger::{Count, Last, Release};
-use turnway_relay::{AllocationId, Client, Effect, Event, Now, RelayId, Server, Transport, Want};
+use turnway_relay::{
+    AllocationId, Client, Effect, Event, Mirror, Now, Record, RelayId, Server, Transport, Want,
+};
 use turnway_udp::{self as udp, Events, Interest, Poller, ReceiveBatch, SendBatch};
 use turnway_wire::Family;
 
@@ -26,6 +31,9 @@ use crate::ledger::SharedLedger;
 use crate::log::Records;
 use crate::mailbox::{Board, Command, Inbox, IoStats, PLACES_PER_PAGE, SessionPage};
 use crate::ports::{self, Ports};
+
+use kernel::Kernel;
+use pace::{Metronome, Pace, Rest};
 
 /// Datagrams of one batch, or runs of them that the kernel has merged: larger batches were not
 /// found to be faster, and each of these takes a [`SLOT`].
@@ -69,6 +77,10 @@ pub struct Parts {
     pub tcp: Vec<udp::TcpListenerFd>,
     /// Bounds of the TCP side.
     pub streams: StreamLimits,
+    /// The data path in the kernel, where there is one.
+    pub offload: Option<Arc<Offload>>,
+    /// The longest pause that lets a wake-up serve several datagrams; zero for none.
+    pub wakeup_delay: Duration,
 }
 
 /// What bounds a shard's TCP connections.
@@ -91,7 +103,12 @@ pub struct Shard {
     sends: SendBatch,
     reply: Box<[u8; 2048]>,
     stats: IoStats,
+    mirror: Option<Mirror<Kernel>>,
     now: Now,
+    pace: Pace,
+    metronome: Metronome,
+    /// Datagrams and messages received in this turn.
+    received: u64,
     /// Events since the listeners had their turn; a large one counts as several.
     turns: usize,
     published_ns: u64,
@@ -117,6 +134,9 @@ impl Shard {
             let token = Token::TcpListener(index as u32);
             poller.add(listener.as_fd(), token.pack(), Interest::READ)?;
         }
+        let seed = u64::from(parts.index);
+        let kernel = parts.offload.as_ref().map(|offload| Kernel(Arc::clone(offload)));
+        let pace = Pace::new(parts.wakeup_delay);
         Ok(Self {
             parts,
             poller,
@@ -125,7 +145,11 @@ impl Shard {
             sends: SendBatch::new(),
             reply: Box::new([0; 2048]),
             stats: IoStats::default(),
+            mirror: kernel.map(|kernel| Mirror::new(kernel, seed)),
             now: clock(),
+            pace,
+            metronome: Metronome::new()?,
+            received: 0,
             turns: 0,
             published_ns: 0,
             unpublished: true,
@@ -164,8 +188,22 @@ impl Shard {
             self.finish(&mut batch);
             self.on_time(&batch);
             self.publish();
+            self.rest();
         }
         self.shut_down();
+    }
+
+    /// Lets datagrams gather, if they come at a pace at which each would wake this thread.
+    fn rest(&mut self) {
+        let received = std::mem::take(&mut self.received);
+        match self.pace.rest(self.now.mono_ns, received) {
+            Rest::Wait => {}
+            Rest::WaitOften => self.metronome.stay_set(self.now.mono_ns),
+            Rest::Pause(pause_ns) => {
+                self.stats.pauses += 1;
+                self.metronome.pause(udp::system::monotonic_ns(), pause_ns);
+            }
+        }
     }
 
     /// Ends every allocation. The sockets close with the shard; every record is written.
@@ -173,16 +211,19 @@ impl Shard {
         self.parts.server.shut_down(self.now);
         while let Some(effect) = self.parts.server.poll() {
             match effect {
-                Effect::Log(record) => self.parts.records.send_last(record),
+                Effect::Log(record) => {
+                    let record = self.complete(record);
+                    self.parts.records.send_last(record);
+                }
                 Effect::Release(mut release) => self.release(&mut release),
                 Effect::Exchange => self.exchange(),
+                Effect::ChannelDown { relay, number, .. } => self.channel_down(relay, number),
                 Effect::Reply { .. }
                 | Effect::Indicate { .. }
                 | Effect::Reserve { .. }
                 | Effect::Bind { .. }
                 | Effect::Close { .. }
-                | Effect::ChannelUp(_)
-                | Effect::ChannelDown { .. } => {}
+                | Effect::ChannelUp(_) => {}
             }
         }
         self.parts.board.publish(self.parts.server.stats(), &self.stats);
@@ -192,8 +233,9 @@ impl Shard {
         let now = udp::system::monotonic_ns();
         let until = |at_ns: u64| Duration::from_nanos(at_ns.saturating_sub(now));
         let deadline = self.parts.server.deadline().map_or(IDLE, until);
+        let turn = self.mirror.as_ref().and_then(Mirror::due_ns).map_or(IDLE, until);
         let publish = if self.unpublished { until(self.published_ns + PUBLISH_NS) } else { IDLE };
-        deadline.min(publish).min(IDLE)
+        deadline.min(publish).min(turn).min(IDLE)
     }
 
     fn on_event(&mut self, event: udp::Event, batch: &mut ReceiveBatch) {
@@ -240,11 +282,52 @@ impl Shard {
                     self.bind(allocation, &want, near, &owner, until_ns);
                 }
                 Effect::Close { relay } => self.close(relay, batch),
-                // The listeners of channels relay in other ways; there is none yet.
-                Effect::ChannelUp(_) | Effect::ChannelDown { .. } => {}
-                Effect::Log(record) => self.parts.records.send(record),
+                Effect::ChannelUp(path) => self.channel_up(&path),
+                Effect::ChannelDown { relay, number, .. } => self.channel_down(relay, number),
+                Effect::Log(record) => {
+                    let record = self.complete(record);
+                    self.parts.records.send(record);
+                }
             }
         }
+    }
+
+    /// The kernel may relay for a channel.
+    fn channel_up(&mut self, path: &ChannelPath) {
+        let (Some(mirror), Some(relay)) = (&mut self.mirror, self.relays.get(path.relay)) else {
+            return;
+        };
+        mirror.up(path, relay.local, &self.parts.server, self.now);
+    }
+
+    /// It no longer may.
+    fn channel_down(&mut self, relay: RelayId, number: u16) {
+        if let Some(mirror) = &mut self.mirror {
+            mirror.down(relay, number, &mut self.parts.server, self.now);
+        }
+    }
+
+    /// Adds what the kernel relayed to the last record of an allocation.
+    fn complete(&mut self, mut record: Record) -> Record {
+        if let Some(mirror) = &mut self.mirror {
+            mirror.complete_record(&mut record);
+        }
+        record
+    }
+
+    /// Takes in what the kernel relayed, and lends it what it may relay next.
+    fn mirror_turn(&mut self) {
+        let Some(mirror) = &mut self.mirror else { return };
+        if mirror.due_ns().is_none_or(|due_ns| self.now.mono_ns < due_ns) {
+            return;
+        }
+        let (ledger, index, now) = (&self.parts.ledger, self.parts.index, self.now);
+        mirror.turn(&mut self.parts.server, now, |server| {
+            ledger.lock().exchange(index, server.exchange(), now.mono_ns);
+            server.handle(Event::Exchanged, now, &mut []);
+        });
+        self.stats.offloaded = mirror.relayed();
+        self.unpublished = true;
     }
 
     /// Tells the ledger what was spent and leases more.
@@ -255,6 +338,9 @@ impl Shard {
     }
 
     fn release(&mut self, release: &mut Release) {
+        if let Some(mirror) = &mut self.mirror {
+            mirror.complete_release(release, &mut self.parts.server, self.now);
+        }
         self.parts.ledger.lock().release(self.parts.index, release, self.now.mono_ns);
         if let Some(Last {
             account, count: Count { spent: Some(period), crossed: true, .. }, ..
@@ -354,6 +440,7 @@ impl Shard {
         // What ends by the clock shows in the metrics, also of a server that nobody talks to.
         self.unpublished |= deadline.is_some_and(|at_ns| at_ns <= self.now.mono_ns);
         self.parts.server.expire(self.now);
+        self.mirror_turn();
         self.carry_out(batch);
         if self.accept_resumes_ns.is_some_and(|at_ns| at_ns <= self.now.mono_ns) {
             self.accept_resumes_ns = None;

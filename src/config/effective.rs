@@ -8,7 +8,7 @@ use turnway_relay::quota::Bandwidth;
 
 use super::raw::{Reload, TABLES};
 use super::secret::REDACTED;
-use super::units::{BitRate, Period, Size, Span, Volume};
+use super::units::{BitRate, Delay, Period, Size, Span, Volume};
 use super::{Admin, AdminListen, Auth, Config, Credential, Limits, Log, Quota, Secret};
 
 /// The keys that differ and cannot change while the daemon runs, as dotted names
@@ -101,6 +101,11 @@ pub(super) fn settings(config: &Config) -> Vec<Setting> {
     all.extend(limits(config));
     all.extend(quota(config));
     all.extend([
+        set("offload.mode", quoted(&config.offload.mode)),
+        set("offload.interfaces", list(config.offload.interfaces.iter().map(quoted))),
+        set("offload.max_channels", config.offload.max_channels.to_string()),
+    ]);
+    all.extend([
         optional("metrics.listen", config.metrics.listen.map(|address| quoted(&address)), "off"),
         optional("admin.listen", config.admin.listen.as_ref().map(quoted), "off"),
         optional("admin.token", config.admin.token.as_ref().map(quoted), "none"),
@@ -128,6 +133,7 @@ fn top_level(config: &Config) -> Vec<Setting> {
         peers,
         limits: _,
         quota: _,
+        offload: _,
         metrics: _,
         admin: _,
         log: _,
@@ -213,6 +219,7 @@ fn limits(config: &Config) -> Vec<Setting> {
         ),
         set("limits.tcp_send_queue", size(limits.tcp_send_queue)),
         set("limits.tcp_idle_timeout", quoted(&Span(limits.tcp_idle_timeout))),
+        set("limits.wakeup_delay", quoted(&Delay(limits.wakeup_delay))),
         set("limits.drain_timeout", quoted(&Span(limits.drain_timeout))),
     ];
     all.extend(bandwidth("limits.bandwidth", "limits.bandwidth_burst", limits.bandwidth));

@@ -37,7 +37,7 @@ pub use effective::{reloaded, restart_needed};
 pub use reference::{reference_markdown, reference_toml};
 pub use resolve::{MAX_REALM_BYTES, private_relay_warning};
 pub use secret::{REDACTED, Secret};
-pub use units::{BitRate, Count, Limit, Period, Rate, Size, Span, Volume};
+pub use units::{BitRate, Count, Delay, Limit, Period, Rate, Size, Span, Volume};
 
 use source::{Problem, Source};
 
@@ -59,6 +59,8 @@ pub struct Config {
     pub limits: Limits,
     /// What users may use.
     pub quota: Quota,
+    /// Relaying in the kernel.
+    pub offload: Offload,
     /// Prometheus metrics.
     pub metrics: Metrics,
     /// The admin API.
@@ -200,6 +202,8 @@ pub struct Limits {
     pub tcp_send_queue: usize,
     /// After this a TCP connection without an allocation is closed.
     pub tcp_idle_timeout: Duration,
+    /// How long a shard may pause so that a wake-up serves several datagrams; zero: never.
+    pub wakeup_delay: Duration,
     /// How long a drain waits for the last allocation.
     pub drain_timeout: Duration,
     /// All relaying together, each direction; `None`: not limited.
@@ -258,6 +262,33 @@ pub enum AdminListen {
     Tcp(SocketAddr),
     /// HTTP over a Unix socket; the path has 1 to 107 bytes.
     Unix(PathBuf),
+}
+
+/// `[offload]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offload {
+    /// Whether and how.
+    pub mode: OffloadMode,
+    /// Names of interfaces; empty: those that have our addresses.
+    pub interfaces: Vec<String>,
+    /// Channels at a time, 1 to [`MAX_OFFLOADED_CHANNELS`].
+    pub max_channels: u32,
+}
+
+/// The most channels that `[offload] max_channels` allows.
+pub const MAX_OFFLOADED_CHANNELS: u32 = 1_000_000;
+
+/// How datagrams are relayed in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OffloadMode {
+    /// As well as it goes, where nothing is bypassed.
+    Auto,
+    /// In the driver.
+    Native,
+    /// In the kernel's receive path.
+    Generic,
+    /// Not at all.
+    Off,
 }
 
 /// `[log]`
@@ -386,6 +417,11 @@ impl Config {
             },
             limits: resolve::unchecked_limits(&raw.limits),
             quota: Quota::default(),
+            offload: Offload {
+                mode: OffloadMode::Off,
+                interfaces: Vec::new(),
+                max_channels: raw.offload.max_channels.get_ref().0,
+            },
             metrics: Metrics { listen: None },
             admin: Admin { listen: None, token: None },
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
@@ -460,6 +496,28 @@ impl fmt::Display for AdminListen {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
+    }
+}
+
+impl fmt::Display for OffloadMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Off => "off",
+        })
+    }
+}
+
+impl FromStr for OffloadMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let modes = [Self::Auto, Self::Native, Self::Generic, Self::Off];
+        modes.into_iter().find(|mode| mode.to_string() == text).ok_or_else(|| {
+            format!("\"{text}\" is not a mode; write \"auto\", \"native\", \"generic\" or \"off\"")
+        })
     }
 }
 

@@ -14,8 +14,10 @@ use toml::de::ValueDeserializer;
 
 use super::cidr::Cidr;
 use super::secret::{Secret, Secrets};
-use super::units::{BitRate, Count, Limit, Ports, Rate, Size, Span, Volume, Zone, from_text};
-use super::{LogFormat, LogLevel, Transport};
+use super::units::{
+    BitRate, Count, Delay, Limit, Ports, Rate, Size, Span, Volume, Zone, from_text,
+};
+use super::{LogFormat, LogLevel, OffloadMode, Transport};
 
 /// When a changed value takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +76,7 @@ pub(super) struct Table {
 }
 
 /// Every table, in the order of the reference.
-pub(super) const TABLES: [&Table; 13] = [
+pub(super) const TABLES: [&Table; 14] = [
     &RawConfig::TABLE,
     &RawListen::TABLE,
     &RawRelay::TABLE,
@@ -85,6 +87,7 @@ pub(super) const TABLES: [&Table; 13] = [
     &RawLimits::TABLE,
     &RawQuota::TABLE,
     &RawQuotaRealm::TABLE,
+    &RawOffload::TABLE,
     &RawMetrics::TABLE,
     &RawAdmin::TABLE,
     &RawLog::TABLE,
@@ -164,6 +167,7 @@ keys! {
         => peers: RawPeers;
         => limits: RawLimits;
         => quota: RawQuota;
+        => offload: RawOffload;
         => metrics: RawMetrics;
         => admin: RawAdmin;
         => log: RawLog;
@@ -307,6 +311,12 @@ keys! {
         Default tcp_send_queue: Size = "\"256 KiB\"", Restart;
         /// A TCP connection without an allocation is closed after this time.
         Default tcp_idle_timeout: Span = "\"60s\"", Restart;
+        /// While datagrams come so evenly and fast that each would wake a thread, the thread pauses
+        /// for at most this long before it looks for more, so that a wake-up serves several. That
+        /// saves up to half of the CPU time at some 10,000 to 100,000 datagrams per second and
+        /// thread, and delays each by half of it on average, in the worst case by all of it. With
+        /// less traffic nothing is delayed, with more hardly anything. `"0us"` turns it off.
+        Default wakeup_delay: Delay = "\"100us\"", Restart;
         /// After SIGTERM existing allocations live on for at most this time.
         Default drain_timeout: Span = "\"60s\"", Live;
         /// Everything that is relayed together, in payload bytes and each direction separately;
@@ -384,6 +394,26 @@ keys! {
         Example burst_per_realm: Size = "\"50 MB\"", Live;
         /// What one user may relay in a day, in a month, or both.
         Example volume_per_user: Limit<Volumes> = "[\"2 GB/day\", \"50 GB/month\"]", Live;
+    }
+}
+
+keys! {
+    /// Relaying in the kernel (XDP): the channels of UDP clients, several times cheaper than in user
+    /// space. It sees packets before nftables, conntrack, tc and tcpdump do; `docs/offload.md` says
+    /// what that means and what it needs.
+    Table "offload" RawOffload {
+        /// `"auto"`: in the driver where that works, else in the kernel's receive path; not on an
+        /// interface where that would bypass rules or queueing disciplines, and not without the
+        /// capabilities for it: one line of the log says what became of it. `"native"`: in the
+        /// driver or not at all, whatever it bypasses. `"generic"`: in the receive path, whatever it
+        /// bypasses. `"off"`: user space relays everything.
+        Default mode: OffloadMode = "\"auto\"", Restart;
+        /// Network interfaces to do it on. Empty: those that have an address of `[[listen]]` or
+        /// `[relay]`, all if one of these is a wildcard.
+        Default interfaces: Vec<String> = "[]", Restart;
+        /// Channels in the kernel at a time, 1 to 1000000; user space relays further ones. Each
+        /// reserves 128 bytes of kernel memory and takes about 250 more while it lives.
+        Default max_channels: Count = "65536", Restart;
     }
 }
 
@@ -499,6 +529,7 @@ impl<'de> serde::de::Visitor<'de> for RelayAddressVisitor {
 }
 
 from_text!(Transport, "\"udp\" or \"tcp\"");
+from_text!(OffloadMode, "\"auto\", \"native\", \"generic\" or \"off\"");
 from_text!(LogLevel, "a log level in quotes, such as \"info\"");
 from_text!(LogFormat, "\"text\" or \"json\"");
 

@@ -18,10 +18,12 @@ use toml::Spanned;
 
 pub use network::private_relay_warning;
 
-use super::raw::{RawConfig, RawLimits};
+use super::raw::{RawConfig, RawLimits, RawOffload};
 use super::source::{Problem, Source};
-use super::units::{Count, Size, Span};
-use super::{Config, ConfigError, Limits, Log, Metrics, Places, Warnings};
+use super::units::{Count, Delay, Size, Span};
+use super::{
+    Config, ConfigError, Limits, Log, MAX_OFFLOADED_CHANNELS, Metrics, Offload, Places, Warnings,
+};
 
 /// The longest realm, in bytes. REALM is the part of a 401 that the operator chooses, and a 401
 /// must not be worth reflecting.
@@ -45,6 +47,7 @@ pub(super) fn resolve(
     let total = checks.total_bandwidth(&raw.limits);
     let limits = checks.limits(&raw.limits, &relay, total.as_ref());
     let quota = checks.quota(raw.quota, &realm, total.as_ref(), database.is_some());
+    let offload = checks.offload(raw.offload);
     let metrics = Metrics { listen: checks.metrics(raw.metrics.listen.as_ref(), &listen) };
     let admin = checks.admin(&raw.admin, &listen, metrics.listen);
     let log = Log { level: raw.log.level.into_inner(), format: raw.log.format.into_inner() };
@@ -73,6 +76,7 @@ pub(super) fn resolve(
         peers,
         limits,
         quota,
+        offload,
         metrics,
         admin,
         log,
@@ -102,6 +106,7 @@ pub(super) fn unchecked_limits(raw: &RawLimits) -> Limits {
         tcp_connections: derived_if_zero(&raw.tcp_connections),
         tcp_send_queue: bytes(&raw.tcp_send_queue),
         tcp_idle_timeout: raw.tcp_idle_timeout.get_ref().0,
+        wakeup_delay: raw.wakeup_delay.get_ref().0,
         drain_timeout: raw.drain_timeout.get_ref().0,
         bandwidth: None,
     }
@@ -166,6 +171,22 @@ impl Checks<'_> {
         u16::try_from(shards.get_ref().0).unwrap_or(u16::MAX)
     }
 
+    fn offload(&mut self, raw: RawOffload) -> Offload {
+        self.between(&raw.max_channels, Count(1), Count(MAX_OFFLOADED_CHANNELS));
+        for name in raw.interfaces.get_ref() {
+            // The kernel's own bound (IFNAMSIZ), and what no name of an interface has.
+            if name.is_empty() || name.len() > 15 || name.contains(['/', ' ']) {
+                let message = format!("{name:?} is not the name of an interface, such as \"eth0\"");
+                self.error(raw.interfaces.span(), message);
+            }
+        }
+        Offload {
+            mode: raw.mode.into_inner(),
+            interfaces: raw.interfaces.into_inner(),
+            max_channels: raw.max_channels.get_ref().0,
+        }
+    }
+
     fn limits(
         &mut self,
         raw: &RawLimits,
@@ -182,6 +203,7 @@ impl Checks<'_> {
         // One frame can have 64 KiB, and a queue that never holds it would never deliver it.
         self.between(&raw.tcp_send_queue, Size(128 << 10), Size(64 * MIB));
         self.between(&raw.tcp_idle_timeout, seconds(1), seconds(86_400));
+        self.between(&raw.wakeup_delay, Delay(Duration::ZERO), Delay(Duration::from_millis(10)));
         self.between(&raw.drain_timeout, seconds(0), seconds(7 * 86_400));
         let bandwidth = total.map(|total| total.bandwidth);
         let limits = Limits { bandwidth, ..unchecked_limits(raw) };

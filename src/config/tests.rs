@@ -113,6 +113,7 @@ socket_buffer = "1 MiB"
 tcp_connections = 100
 tcp_send_queue = "1 MB"
 tcp_idle_timeout = "10s"
+wakeup_delay = "250us"
 drain_timeout = "1h"
 bandwidth = "1 Gbit/s"
 bandwidth_burst = "20 MB"
@@ -133,6 +134,10 @@ time_zone = "Europe/Berlin"
 [[quota.realm]]
 name = "example.org"
 allocations_per_user = 20
+[offload]
+mode = "generic"
+interfaces = ["eth0", "eth1.7"]
+max_channels = 1000
 [metrics]
 listen = "127.0.0.1:9641"
 [admin]
@@ -184,12 +189,29 @@ fn every_key_is_read() {
         time_zone: TimeZone::get("Europe/Berlin").unwrap(),
     };
     assert_eq!(config.quota, quota);
+    assert_eq!(config.limits.wakeup_delay, Duration::from_micros(250));
+    let offload = Offload {
+        mode: OffloadMode::Generic,
+        interfaces: vec!["eth0".to_owned(), "eth1.7".to_owned()],
+        max_channels: 1_000,
+    };
+    assert_eq!(config.offload, offload);
     assert_eq!(config.admin.listen, Some(AdminListen::Unix("/run/turnway/admin.sock".into())));
     assert_eq!(config.admin.token.unwrap().expose(), "0123456789abcdef");
 }
 
 fn rate(bytes_per_second: u64, burst_bytes: u64) -> Bandwidth {
     Bandwidth { bytes_per_second, burst_bytes }
+}
+
+#[test]
+fn an_offload_that_cannot_be_is_refused() {
+    refused("[offload]\nmode = \"xdp\"", &["t.toml:2: offload.mode", "write \"auto\", \"native\""]);
+    refused(
+        "[offload]\ninterfaces = [\"eth0\", \"a name with blanks\"]",
+        &["t.toml:2: offload.interfaces", "\"a name with blanks\" is not the name of an interface"],
+    );
+    refused("[offload]\nmax_channels = 0", &["t.toml:2: offload.max_channels", "the least is 1"]);
 }
 
 #[test]

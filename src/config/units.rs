@@ -105,6 +105,29 @@ impl fmt::Display for Span {
 
 from_text!(Span, "a duration in quotes, such as \"90s\" or \"1h\"");
 
+/// A short time: `"100us"`, `"1ms"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Delay(pub Duration);
+
+const DELAYS: [(&str, u64); 2] = [("ms", 1_000), ("us", 1)];
+
+impl FromStr for Delay {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let micros = scaled(text, &DELAYS, "delay", "100us\" or \"1ms")?;
+        Ok(Self(Duration::from_micros(micros)))
+    }
+}
+
+impl fmt::Display for Delay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        show(f, u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX), &DELAYS, "")
+    }
+}
+
+from_text!(Delay, "a delay in quotes, such as \"100us\" or \"1ms\"");
+
 /// A number of bytes: `"4 MiB"`, `"256 KiB"`, `"1 MB"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
@@ -268,6 +291,20 @@ mod tests {
             assert_eq!(span.0.as_secs(), seconds);
             assert_eq!(span.to_string(), shown);
         }
+    }
+
+    #[test]
+    fn delays_are_read_and_shown() {
+        for (text, micros, shown) in
+            [("100us", 100, "100us"), ("2ms", 2_000, "2ms"), ("2000 us", 2_000, "2ms")]
+        {
+            let delay: Delay = text.parse().unwrap();
+            assert_eq!(delay.0.as_micros(), micros);
+            assert_eq!(delay.to_string(), shown);
+        }
+        assert_eq!("0us".parse::<Delay>().unwrap().to_string(), "0us");
+        assert!("100".parse::<Delay>().unwrap_err().contains("\"100us\""));
+        assert!("1s".parse::<Delay>().is_err());
     }
 
     #[test]

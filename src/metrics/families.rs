@@ -14,6 +14,8 @@ use turnway_relay::{EndReason, Outcome, Quota, Reason, Request};
 
 use super::reading::Reading;
 
+mod offload;
+
 /// The values of a family's labels in their order, and the figure.
 type Samples = Vec<(Vec<&'static str>, u64)>;
 
@@ -37,7 +39,12 @@ enum Kind {
     Info,
 }
 
-const FAMILIES: &[Family] = &[
+/// All of them, in the order in which they are shown.
+fn families() -> impl Iterator<Item = &'static Family> {
+    RELAY.iter().chain(offload::FAMILIES)
+}
+
+const RELAY: &[Family] = &[
     Family {
         name: "turnway_relayed_datagrams",
         kind: Kind::Counter,
@@ -283,6 +290,14 @@ const FAMILIES: &[Family] = &[
         samples: |now| single(now.io.accept_paused),
     },
     Family {
+        name: "turnway_wakeup_pauses",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "How often a shard paused, for `wakeup_delay` at most, so that a wake-up serves \
+               several datagrams.",
+        samples: |now| single(now.io.pauses),
+    },
+    Family {
         name: "turnway_log_records_dropped",
         kind: Kind::Counter,
         labels: &[],
@@ -350,7 +365,7 @@ fn labelled(figures: impl IntoIterator<Item = (&'static str, u64)>) -> Samples {
 
 /// All metrics in the OpenMetrics text format.
 pub(super) fn exposition(reading: &Reading) -> String {
-    let samples = FAMILIES.iter().map(|family| (family.samples)(reading)).collect();
+    let samples = families().map(|family| (family.samples)(reading)).collect();
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Taken(samples)));
     let mut out = String::with_capacity(32 * 1024);
@@ -358,13 +373,13 @@ pub(super) fn exposition(reading: &Reading) -> String {
     out
 }
 
-/// The samples of [`FAMILIES`], in their order.
+/// The samples of [`families`], in their order.
 #[derive(Debug)]
 struct Taken(Vec<Samples>);
 
 impl Collector for Taken {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        for (family, samples) in FAMILIES.iter().zip(&self.0) {
+        for (family, samples) in families().zip(&self.0) {
             let kind = match family.kind {
                 Kind::Counter => MetricType::Counter,
                 Kind::Gauge => MetricType::Gauge,
@@ -427,7 +442,7 @@ they flow, not when an allocation ends.
 #[must_use]
 pub fn reference_markdown() -> String {
     let nothing = Reading::default();
-    let rows = FAMILIES.iter().map(|family| row(family, &(family.samples)(&nothing)));
+    let rows = families().map(|family| row(family, &(family.samples)(&nothing)));
     rows.fold(INTRODUCTION.to_owned(), |page, row| page + &row)
 }
 

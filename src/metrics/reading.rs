@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::UNIX_EPOCH;
 
+use turnway_offload::{Figures, Outcome};
 use turnway_relay as relay;
 use turnway_relay::ports::Counts;
 
@@ -25,6 +26,7 @@ pub(super) struct Reading {
     pub(super) accounts_forgotten: u64,
     pub(super) database_errors: u64,
     pub(super) process: Process,
+    pub(super) offload: Option<Figures>,
 }
 
 /// What the system knows of this process. What it does not tell is 0.
@@ -50,6 +52,7 @@ impl Reading {
                 started_s: view.started.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
                 ..Process::read()
             },
+            offload: view.offload.as_ref().map(|offload| offload.figures()),
             database_errors: view.database_errors.load(Ordering::Relaxed),
             ..Self::default()
         };
@@ -62,6 +65,11 @@ impl Reading {
             let snapshot = board.read();
             reading.rules.add(&snapshot.rules);
             reading.io.add(&snapshot.io);
+        }
+        if let Some(figures) = &reading.offload {
+            let answered = figures.outcomes[Outcome::BindingAnswered as usize];
+            let (method, outcome) = (relay::Request::Binding, relay::Outcome::Success);
+            reading.rules.requests[method.index()][outcome.index()] += answered;
         }
         reading
     }

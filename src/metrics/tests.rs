@@ -46,6 +46,7 @@ fn view(shards: usize) -> Arc<View> {
         ports: Arc::new(ports),
         shared,
         ledger: Arc::new(SharedLedger::new(Arc::default(), NOW_NS)),
+        offload: None,
         database_errors: Arc::default(),
         log_drops: log::Drops::default(),
         ready: Arc::new(AtomicBool::new(true)),
@@ -221,6 +222,7 @@ fn figures_of_sockets_and_process_are_shown() {
         tcp_idle_closed: 9,
         tcp_queue_drops: 10,
         accept_paused: 11,
+        pauses: 12,
     };
     view.boards[0].publish(&Stats::default(), &io);
     let shown = scrape(&view);
@@ -236,6 +238,7 @@ fn figures_of_sockets_and_process_are_shown() {
     assert_eq!(figure("turnway_tcp_closed_total", &[("reason", "idle")]), 9);
     assert_eq!(figure("turnway_tcp_queue_drops_total", &[]), 10);
     assert_eq!(figure("turnway_accept_pauses_total", &[]), 11);
+    assert_eq!(figure("turnway_wakeup_pauses_total", &[]), 12);
     assert_eq!(figure("turnway_allocation_limit", &[]), 5000);
     assert_eq!(figure("turnway_relay_ports", &[("state", "free")]), 10);
     assert_eq!(figure("turnway_relay_ports_busy_total", &[]), 0);

@@ -11,8 +11,8 @@ use crate::ports::RelayAddrs;
 /// Descriptors for everything but allocations and connections: logs, metrics, polling.
 const DESCRIPTORS_BESIDE: u64 = 64;
 
-/// Descriptors per shard: poller, waker.
-const DESCRIPTORS_PER_SHARD: u64 = 2;
+/// Descriptors per shard: poller, waker, two timers.
+const DESCRIPTORS_PER_SHARD: u64 = 4;
 
 /// The share of descriptors that TCP connections may have unless configured: one in this many.
 const CONNECTION_SHARE: u64 = 4;

@@ -44,6 +44,7 @@ impl Shard {
                 let listener = &self.parts.udp[index as usize];
                 let client = listener.client(index, received.from, received.local);
                 taken += received.segments().len();
+                self.received += received.segments().len() as u64;
                 for range in received.segments() {
                     self.on_message(&client, slot, range, ip_fields(&received), batch);
                 }
@@ -135,6 +136,7 @@ impl Shard {
                 }
             }
         }
+        self.received += taken as u64;
         self.turns += taken / RELAY_TURN;
     }
 

@@ -108,6 +108,7 @@ impl Shard {
                     break false;
                 }
                 Frame::Complete { len, payload } => {
+                    self.received += 1;
                     self.on_message(&client, slot, at..at + payload, None, batch);
                     at += len;
                 }

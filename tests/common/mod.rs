@@ -58,6 +58,8 @@ pub struct Setup {
     pub descriptors: Option<u64>,
     /// Environment variables, by name and value.
     pub environment: Vec<(String, String)>,
+    /// `[offload] mode`: user space relays unless a test is about the kernel's data path.
+    pub offload: &'static str,
     /// A program that runs the daemon, with its arguments: `taskset -c 0`.
     pub runner: Vec<String>,
     /// Hide what it writes to standard error: warnings about the configuration.
@@ -78,6 +80,7 @@ impl Default for Setup {
             metrics: None,
             descriptors: None,
             environment: Vec::new(),
+            offload: "off",
             runner: Vec::new(),
             quiet: false,
         }
@@ -317,6 +320,7 @@ fn configuration(setup: &Setup, listen: &[SocketAddr], metrics: SocketAddr) -> S
     text += &format!("[auth]\nrest_secrets = [\"{SECRET}\"]\n{}\n", setup.auth);
     text += &format!("[[auth.user]]\nname = \"{USER}\"\npassword = \"{PASSWORD}\"\n");
     text += &format!("[peers]\n{}\n[limits]\n{}\n", setup.peers, setup.limits);
+    text += &format!("[offload]\nmode = \"{}\"\n", setup.offload);
     text += &format!("[metrics]\nlisten = \"{metrics}\"\n{}\n", setup.extra);
     text
 }

@@ -1,11 +1,15 @@
 //! A shard's channels on a second data path, which relays for them by itself (the kernel's): what
-//! [`Effect::ChannelUp`] and [`Effect::ChannelDown`] say is mirrored to it, and some times a second
+//! [`Effect::ChannelUp`] and [`Effect::ChannelDown`] say is mirrored to it, and 20 times a second
 //! its counters are folded into the rules and what it may spend is topped up.
 //!
 //! The pocket of a channel there is a lease like any other: bytes that the limits of the
-//! allocation, the user, the realm and the server have let pass in advance. What is lent is what
-//! two turns need at the rate seen lately, so a limit is never exceeded, and what lies unused in a
-//! pocket is missed by others for a moment only.
+//! allocation, the user, the realm and the server have let pass in advance. A direction of a
+//! channel is lent what two turns need at the rate seen lately, and never more than a *chunk*, see
+//! [`Terms::chunk`]. What lies unused in a pocket is missed by others for some turns only.
+//!
+//! What was lent a moment ago may be spent when the limit has recovered: over any time a limit lets
+//! pass what it would without a second path, and one chunk more for each direction of a channel
+//! that relays under it.
 //!
 //! [`Effect::ChannelUp`]: crate::Effect::ChannelUp
 //! [`Effect::ChannelDown`]: crate::Effect::ChannelDown
@@ -19,28 +23,27 @@ use crate::address::{AllocationId, Now, RelayId};
 use crate::effect::{ChannelPath, Record, Traffic};
 use crate::ledger::{Direction, Release};
 use crate::meter::Lent;
-use crate::offload::Late;
+use crate::offload::{Late, Terms};
 use crate::outcome::Reason;
 use crate::server::Server;
 
-/// How often pockets are topped up while anything is limited or counted...
-const METERED_NS: u64 = 50_000_000;
-/// ...and how often counters are folded in otherwise.
-const FREE_NS: u64 = 250_000_000;
+/// How often pockets are topped up.
+const TURN_NS: u64 = 50_000_000;
+
+/// A channel that was not used lately is looked at once in so many turns.
+const ROUND: usize = 5;
 
 /// A pocket that was not used for so many turns is emptied: who is not there lends to those who
 /// are.
 const IDLE_TURNS: u8 = 4;
 
-/// The least that is worth lending.
-const LEAST: u64 = 1_500;
-
 /// Leases taken for one top-up. They double, so that is enough for any.
 const LEASES: usize = 32;
 
-/// While so many times more comes than a limit lets pass, the second path drops it at once; what is
-/// less is passed up, so that the rules decide about each datagram.
-const FLOOD: u64 = 4;
+/// While a limit gives no more and the rules refuse more than this part of what comes, the second
+/// path drops it at once: whoever sends too much shall not cost more than who does not. What is less
+/// is passed up, so that the rules decide about each datagram.
+const REFUSED: u64 = 8;
 
 /// The second data path, as a mirror sees it. Each direction of a place has counters, a pocket of
 /// bytes and a deadline.
@@ -50,7 +53,7 @@ pub trait SecondPath {
 
     /// A place for a channel, if there is one left.
     fn take(&self) -> Option<Self::Place>;
-    /// Makes both directions relay until `deadline_ns`, with empty pockets.
+    /// Makes both directions relay until `deadline_ns`, with empty pockets, not shut.
     fn open(&self, place: Self::Place, deadline_ns: u64, metered: bool);
     /// Has datagrams of a channel find its place. `relay` is the relayed transport address.
     fn install(&self, place: Self::Place, path: &ChannelPath, relay: SocketAddr);
@@ -58,7 +61,7 @@ pub trait SecondPath {
     fn set_deadline(&self, place: Self::Place, deadline_ns: u64);
     /// Says whether the pockets count.
     fn meter(&self, place: Self::Place, metered: bool);
-    /// What was counted since the place was first used, and what is in the pocket.
+    /// What was counted so far, and what is in the pocket.
     fn read(&self, place: Self::Place, direction: Direction) -> Counts;
     /// Puts bytes into a pocket.
     fn lend(&self, place: Self::Place, direction: Direction, bytes: u64);
@@ -66,7 +69,7 @@ pub trait SecondPath {
     fn reclaim(&self, place: Self::Place, direction: Direction) -> u64;
     /// Says whether what the pocket does not cover is dropped, or left to the rules.
     fn shut(&self, place: Self::Place, direction: Direction, shut: bool);
-    /// Stops relaying at once, and has the place freed.
+    /// Stops relaying at once and frees the place, which may be another's from then on.
     fn close(&self, place: Self::Place);
 }
 
@@ -93,7 +96,10 @@ pub struct Mirror<P: SecondPath> {
     entries: Vec<Option<Entry<P::Place>>>,
     free: Vec<u32>,
     by_channel: HashMap<(RelayId, u16), u32, FixedState>,
-    metered: bool,
+    /// Those that are looked at in every turn.
+    active: Vec<u32>,
+    /// Where the round of all others goes on.
+    next: usize,
     due_ns: Option<u64>,
     tally: Tally,
 }
@@ -110,19 +116,23 @@ struct Tally {
 struct Entry<S> {
     allocation: AllocationId,
     place: S,
+    metered: bool,
+    active: bool,
     ways: [Way; 2],
 }
 
 /// One direction of it.
-#[derive(Default)]
 struct Way {
     /// What was folded in already.
     seen: Counts,
+    /// What both paths relayed of the allocation until then.
+    relayed: u64,
     /// Payload bytes that came in a turn lately, the most and slowly forgotten.
     recent: u64,
     idle: u8,
-    /// The limit for which the path drops what the pocket does not cover.
-    shut: Option<Reason>,
+    /// Whether the path drops what the pocket does not cover, and for which limit it did last.
+    shut: bool,
+    reason: Reason,
 }
 
 impl<P: SecondPath> Mirror<P> {
@@ -133,7 +143,8 @@ impl<P: SecondPath> Mirror<P> {
             entries: Vec::new(),
             free: Vec::new(),
             by_channel: HashMap::with_hasher(FixedState::with_seed(seed)),
-            metered: false,
+            active: Vec::new(),
+            next: 0,
             due_ns: None,
             tally: Tally::default(),
         }
@@ -148,22 +159,27 @@ impl<P: SecondPath> Mirror<P> {
         if let Some(entry) = self.by_channel.get(&key).and_then(|&at| self.entry(at)) {
             return self.path.set_deadline(entry.place, path.deadline_ns);
         }
+        let allocation = path.relay.allocation;
+        let Some(terms) = server.terms(allocation) else { return };
         // Full: the rules route it, as everything before.
         let Some(place) = self.path.take() else { return };
-        if self.due_ns.is_none() {
-            self.metered = server.meters();
-            self.due_ns = Some(now.mono_ns + self.turn_ns());
-        }
-        self.path.open(place, path.deadline_ns, self.metered);
-        let seen = Direction::BOTH.map(|direction| self.path.read(place, direction));
-        let ways = seen.map(|seen| Way { seen, ..Way::default() });
-        let entry = Entry { allocation: path.relay.allocation, place, ways };
+        self.path.open(place, path.deadline_ns, terms.metered());
+        let ways = Direction::BOTH.map(|direction| Way {
+            seen: self.path.read(place, direction),
+            relayed: terms.relayed[direction.index()],
+            recent: 0,
+            idle: 0,
+            shut: false,
+            reason: Reason::UserBandwidth,
+        });
+        let entry = Entry { allocation, place, metered: terms.metered(), active: false, ways };
         let at = self.free.pop().unwrap_or_else(|| {
             self.entries.push(None);
             (self.entries.len() - 1) as u32
         });
         self.entries[at as usize] = Some(entry);
         self.by_channel.insert(key, at);
+        self.due_ns.get_or_insert(now.mono_ns + TURN_NS);
         self.path.install(place, path, relay);
     }
 
@@ -172,14 +188,17 @@ impl<P: SecondPath> Mirror<P> {
         let Some(at) = self.by_channel.remove(&(relay, number)) else { return };
         let Some(mut entry) = self.entries[at as usize].take() else { return };
         self.free.push(at);
-        let unused = Direction::BOTH.map(|way| self.path.reclaim(entry.place, way));
-        self.path.close(entry.place);
-        for (direction, unused) in Direction::BOTH.into_iter().zip(unused) {
+        // What is counted is read before the place is another's.
+        self.path.set_deadline(entry.place, 0);
+        for direction in Direction::BOTH {
+            let unused = self.path.reclaim(entry.place, direction);
             fold(&self.path, &mut entry, direction, server, &mut self.tally, now);
             server.take_back(entry.allocation, direction, unused);
         }
+        self.path.close(entry.place);
         if self.by_channel.is_empty() {
-            (self.due_ns, self.entries, self.free) = (None, Vec::new(), Vec::new());
+            (self.due_ns, self.next) = (None, 0);
+            (self.entries, self.free, self.active) = (Vec::new(), Vec::new(), Vec::new());
         }
     }
 
@@ -196,21 +215,21 @@ impl<P: SecondPath> Mirror<P> {
         if self.due_ns.is_none_or(|due_ns| now.mono_ns < due_ns) {
             return;
         }
-        let metered = server.meters();
-        let changed = metered != self.metered;
-        self.metered = metered;
-        self.due_ns = Some(now.mono_ns + self.turn_ns());
-        for entry in self.entries.iter_mut().flatten() {
-            if changed {
-                self.path.meter(entry.place, metered);
-            }
-            for direction in Direction::BOTH {
-                let turn = fold(&self.path, entry, direction, server, &mut self.tally, now);
-                if metered {
-                    top_up(&self.path, entry, direction, turn, server, now, &mut exchange);
-                }
+        self.due_ns = Some(now.mono_ns + TURN_NS);
+        let mut visit = |entry: &mut Option<Entry<P::Place>>| {
+            let Some(entry) = entry else { return false };
+            entry.active = visit(&self.path, entry, server, &mut self.tally, now, &mut exchange);
+            entry.active
+        };
+        let entries = &mut self.entries;
+        self.active.retain(|&at| visit(&mut entries[at as usize]));
+        let end = (self.next + entries.len().div_ceil(ROUND)).min(entries.len());
+        for (at, entry) in entries.iter_mut().enumerate().take(end).skip(self.next) {
+            if entry.as_ref().is_some_and(|entry| !entry.active) && visit(entry) {
+                self.active.push(at as u32);
             }
         }
+        self.next = if end == entries.len() { 0 } else { end };
     }
 
     /// What the second path relayed so far; the rules have it in their figures, too.
@@ -228,13 +247,30 @@ impl<P: SecondPath> Mirror<P> {
         self.tally.late.add_to_record(record);
     }
 
-    fn turn_ns(&self) -> u64 {
-        if self.metered { METERED_NS } else { FREE_NS }
-    }
-
     fn entry(&self, at: u32) -> Option<&Entry<P::Place>> {
         self.entries.get(at as usize)?.as_ref()
     }
+}
+
+/// A channel's turn. True if it is to have one in the next turn, too.
+fn visit<P: SecondPath>(
+    path: &P,
+    entry: &mut Entry<P::Place>,
+    server: &mut Server,
+    tally: &mut Tally,
+    now: Now,
+    exchange: &mut impl FnMut(&mut Server),
+) -> bool {
+    let turns = Direction::BOTH.map(|way| fold(path, entry, way, server, tally, now));
+    let Some(terms) = server.terms(entry.allocation) else { return false };
+    if terms.metered() != entry.metered {
+        entry.metered = terms.metered();
+        path.meter(entry.place, entry.metered);
+    }
+    for (direction, turn) in Direction::BOTH.into_iter().zip(turns) {
+        top_up(path, entry, direction, turn, &terms, server, now, exchange);
+    }
+    server.meters() && entry.ways.iter().any(|way| way.recent > 0)
 }
 
 /// What one direction did in one turn, and what is in its pocket.
@@ -268,19 +304,19 @@ fn fold<P: SecondPath>(
     let dropped = since(counts.dropped, seen.dropped);
     let dropped_bytes = since(counts.dropped_bytes, seen.dropped_bytes);
     if dropped > 0 {
-        let reason = way.shut.unwrap_or(Reason::UserBandwidth);
-        server.dropped(entry.allocation, direction, reason, dropped, dropped_bytes);
+        server.dropped(entry.allocation, direction, way.reason, dropped, dropped_bytes, now);
     }
     let stopped = dropped_bytes + since(counts.passed_bytes, seen.passed_bytes);
     Turn { relayed: bytes, stopped, pocket: counts.pocket }
 }
 
-/// Lends what the next two turns need, as far as the limits allow.
+/// Lends what the next two turns need, as far as the limits allow, and takes back what is too much.
 fn top_up<P: SecondPath>(
     path: &P,
     entry: &mut Entry<P::Place>,
     direction: Direction,
-    turn: Turn,
+    mut turn: Turn,
+    terms: &Terms,
     server: &mut Server,
     now: Now,
     exchange: &mut impl FnMut(&mut Server),
@@ -288,26 +324,34 @@ fn top_up<P: SecondPath>(
     let (allocation, place) = (entry.allocation, entry.place);
     let way = &mut entry.ways[direction.index()];
     let came = turn.relayed + turn.stopped;
-    way.recent = came.max(way.recent - way.recent / 4);
     way.idle = if came == 0 { way.idle.saturating_add(1) } else { 0 };
-    let spent = server.volume_spent(allocation);
-    if spent || way.idle >= IDLE_TURNS {
-        if turn.pocket > 0 {
-            server.take_back(allocation, direction, path.reclaim(place, direction));
+    way.recent = if way.idle < IDLE_TURNS { came.max(way.recent - way.recent / 8) } else { 0 };
+    let relayed = terms.relayed[direction.index()];
+    let passed = relayed.wrapping_sub(core::mem::replace(&mut way.relayed, relayed));
+
+    let chunk = terms.chunk.unwrap_or(0);
+    let wanted = (2 * way.recent).min(chunk);
+    if turn.pocket > 2 * wanted {
+        server.take_back(allocation, direction, path.reclaim(place, direction));
+        turn.pocket = 0;
+    }
+    let over = if terms.spent {
+        Some(Reason::VolumeSpent)
+    } else {
+        let more = wanted.saturating_sub(turn.pocket);
+        let (bytes, over) = borrow(allocation, direction, more, server, now, exchange);
+        if bytes > 0 {
+            path.lend(place, direction, bytes);
         }
-        way.recent = 0;
-        return set_shut(path, place, direction, way, spent.then_some(Reason::VolumeSpent));
+        over
+    };
+    // A pocket must be able to hold what passes.
+    let shut = over.filter(|_| passed < came - came / REFUSED && passed <= chunk);
+    if shut.is_some() != way.shut {
+        way.shut = shut.is_some();
+        path.shut(place, direction, way.shut);
     }
-    let wanted = (2 * way.recent).max(LEAST).saturating_sub(turn.pocket);
-    if way.recent == 0 || wanted == 0 {
-        return set_shut(path, place, direction, way, None);
-    }
-    let (bytes, over) = borrow(allocation, direction, wanted, server, now, exchange);
-    if bytes > 0 {
-        path.lend(place, direction, bytes);
-    }
-    let flood = turn.stopped > FLOOD * turn.relayed;
-    set_shut(path, place, direction, way, over.filter(|_| flood));
+    way.reason = shut.unwrap_or(way.reason);
 }
 
 /// Borrows from the rules, and has them lease more where that is what it takes.
@@ -321,7 +365,7 @@ fn borrow(
 ) -> (u64, Option<Reason>) {
     let mut all = 0;
     for _ in 0..LEASES {
-        match server.lend(allocation, direction, wanted.saturating_sub(all), now) {
+        match server.lend(allocation, direction, wanted - all, now) {
             Lent::All(bytes) => return (all + bytes, None),
             Lent::Over(bytes, reason) => return (all + bytes, Some(reason)),
             Lent::Lease(bytes) => all += bytes,
@@ -329,17 +373,4 @@ fn borrow(
         exchange(server);
     }
     (all, None)
-}
-
-fn set_shut<P: SecondPath>(
-    path: &P,
-    place: P::Place,
-    direction: Direction,
-    way: &mut Way,
-    reason: Option<Reason>,
-) {
-    if way.shut.is_some() != reason.is_some() {
-        path.shut(place, direction, reason.is_some());
-    }
-    way.shut = reason;
 }

@@ -30,11 +30,14 @@ impl Server {
         }
     }
 
-    /// Whether the volume of an allocation's user is spent: then nothing of it may be relayed, and
-    /// what was lent must come back.
-    pub fn volume_spent(&self, id: AllocationId) -> bool {
-        let meter = self.table.get(id).map(|allocation| &allocation.meter);
-        meter.is_some_and(|meter| self.meters.volume_spent(meter))
+    /// What holds for an allocation now; `None` if it is no more.
+    pub fn terms(&self, id: AllocationId) -> Option<Terms> {
+        let allocation = self.table.get(id)?;
+        Some(Terms {
+            chunk: self.meters.chunk(&allocation.meter),
+            spent: self.meters.volume_spent(&allocation.meter),
+            relayed: [allocation.traffic.to_peer_bytes, allocation.traffic.to_client_bytes],
+        })
     }
 
     /// Takes back bytes that were lent and not spent.
@@ -70,6 +73,7 @@ impl Server {
         reason: Reason,
         datagrams: u64,
         bytes: u64,
+        now: Now,
     ) {
         let drops = match direction {
             Direction::ToPeer => &mut self.stats.client_drops,
@@ -77,8 +81,30 @@ impl Server {
         };
         drops[reason.index()] += datagrams;
         if let Some(allocation) = self.table.get_mut(id) {
-            self.meters.dropped(&mut allocation.meter, reason, Dropped { datagrams, bytes });
+            let dropped = Dropped { datagrams, bytes };
+            self.meters.dropped_elsewhere(&mut allocation.meter, reason, dropped, now);
         }
+    }
+}
+
+/// What holds for what a second data path relays of an allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// The most bytes that may be lent to one direction of a channel at a time: of each limit that
+    /// holds for the allocation what it brings in 1/10 s or 3,000 bytes, whichever is more, but a
+    /// quarter of its burst at most, and nothing if that is less than 1,500 bytes; of these the
+    /// least. `None`: nothing limits it.
+    pub chunk: Option<u64>,
+    /// The user's volume is spent: nothing may be relayed, and what was lent must come back.
+    pub spent: bool,
+    /// Payload bytes relayed so far by both data paths, by [`Direction::index`].
+    pub relayed: [u64; 2],
+}
+
+impl Terms {
+    /// Whether bytes must be lent for datagrams to pass.
+    pub fn metered(&self) -> bool {
+        self.spent || self.chunk.is_some()
     }
 }
 

@@ -37,6 +37,6 @@ pub use options::{
     BufferGrant, Socket, TcpListenerFd, UdpListener, accept, listener_tcp, listener_udp,
     probe_exclusive_tcp, probe_exclusive_udp, relay_udp, tune_stream,
 };
-pub use poll::{Event, Events, Interest, Poller, Waker};
+pub use poll::{Event, Events, Interest, Poller, Timer, Waker};
 pub use recv::{ReceiveBatch, Received};
 pub use send::{Outgoing, Payload, Prefix, SendBatch, send_one};

@@ -215,6 +215,48 @@ impl AsFd for Waker {
     }
 }
 
+/// A timer that is set ahead of its time: to set one that is not the machine's next to expire is
+/// cheap, while to sleep means to program the hardware, for which a virtual machine asks its host.
+#[derive(Debug)]
+pub struct Timer(OwnedFd);
+
+impl Timer {
+    /// A timer that is not set.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE` and the like.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: no memory is involved.
+        let fd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC) };
+        owned(fd).map(Self)
+    }
+
+    /// Sets it to expire once, at `at_ns` nanoseconds of CLOCK_MONOTONIC, as
+    /// [`crate::system::monotonic_ns`] gives them, instead of when it was set to. Zero unsets it.
+    pub fn set(&self, at_ns: u64) {
+        let at = libc::timespec {
+            tv_sec: (at_ns / 1_000_000_000) as _,
+            tv_nsec: (at_ns % 1_000_000_000) as _,
+        };
+        let never = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let setting = libc::itimerspec { it_interval: never, it_value: at };
+        let (fd, flags) = (self.0.as_raw_fd(), libc::TFD_TIMER_ABSTIME);
+        // SAFETY: `setting` is readable. It cannot fail: the times are valid ones.
+        unsafe { libc::timerfd_settime(fd, flags, &raw const setting, std::ptr::null_mut()) };
+    }
+
+    /// Sleeps until it has expired, or not at all if it has since it was last set. It must be set,
+    /// or this never returns.
+    pub fn wait(&self) {
+        let mut count = 0_u64;
+        // SAFETY: eight bytes are writable at `count`. A signal is no reason to sleep on.
+        unsafe {
+            libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>());
+        }
+    }
+}
+
 fn owned(fd: i32) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());

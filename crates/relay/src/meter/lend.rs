@@ -3,18 +3,27 @@
 
 use super::{Admission, Meter, Meters, empty_pocket, user};
 use crate::address::Now;
-use crate::ledger::{Direction, Release};
+use crate::ledger::{Direction, Dropped, Release};
 use crate::outcome::Reason;
+use crate::quota::Bandwidth;
 
-/// Bytes are lent in pieces, each held to the limits like a datagram: so many at most...
-const PIECES: u64 = 16;
-/// ...and none so small that it is not worth the while, or longer than a datagram can be.
-const PIECE: core::ops::RangeInclusive<u64> = 1_500..=65_507;
+/// Bytes are lent in pieces, each held to the limits like a datagram. The first is as long as a
+/// small one, so that who waits for its turn is not asked for more than it can save up; while they
+/// pass they double, and what is refused is tried for in halves.
+const PIECE: core::ops::RangeInclusive<u64> = 256..=65_507;
+
+/// What may be lent of a limit at a time: what it brings in a part of a second, or some datagrams...
+const CHUNKS_PER_SECOND: u64 = 10;
+const CHUNK_LEAST: u64 = 3_000;
+/// ...but a part of the burst only: the rest is for who asks for each datagram. Where that is less
+/// than a usual datagram, nothing is lent.
+const CHUNKS_PER_BURST: u64 = 4;
+const USUAL_DATAGRAM: u64 = 1_500;
 
 /// What became of a wish to borrow: how many bytes may be spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lent {
-    /// As many as were wanted, and less than a piece more.
+    /// As many as were wanted.
     All(u64),
     /// A lease has run out: exchange with the ledger and ask for the rest.
     Lease(u64),
@@ -33,6 +42,20 @@ impl Meters {
         self.purses.get(meter.user as usize).is_some_and(|purse| purse.spent.is_some())
     }
 
+    /// See [`crate::offload::Terms::chunk`].
+    pub(crate) fn chunk(&self, meter: &Meter) -> Option<u64> {
+        let purse = self.purses.get(meter.user as usize)?;
+        let user = self.users[meter.user as usize].as_ref()?;
+        let shares = [&user.shares, &self.realm, &self.total];
+        let limits = shares.into_iter().flatten().map(|shares| shares[0].limit());
+        let chunk = |limit: Bandwidth| {
+            let chunk = (limit.bytes_per_second / CHUNKS_PER_SECOND).max(CHUNK_LEAST);
+            let most = limit.burst_bytes / CHUNKS_PER_BURST;
+            if most < USUAL_DATAGRAM { 0 } else { chunk.min(most) }
+        };
+        limits.chain(purse.allocation).map(chunk).min()
+    }
+
     /// Lends up to `want` bytes of one direction. They are not counted as relayed.
     pub(crate) fn lend(
         &mut self,
@@ -41,12 +64,19 @@ impl Meters {
         want: u64,
         now: Now,
     ) -> Lent {
-        let piece = (want / PIECES).clamp(*PIECE.start(), *PIECE.end());
+        let (mut piece, mut growing) = (*PIECE.start(), true);
         let mut lent = 0;
         while lent < want {
+            piece = piece.min(want - lent);
             match self.judge_bytes(meter, direction, piece, now.mono_ns) {
-                Admission::Pass => lent += piece,
+                Admission::Pass => {
+                    lent += piece;
+                    piece = if growing { (2 * piece).min(*PIECE.end()) } else { piece };
+                }
                 Admission::Lease => return Lent::Lease(lent),
+                Admission::Drop(_) if piece >= 2 * PIECE.start() => {
+                    (piece, growing) = (piece / 2, false);
+                }
                 Admission::Drop(reason) => return Lent::Over(lent, reason),
             }
         }
@@ -83,7 +113,21 @@ impl Meters {
         }
     }
 
-    /// The same of an allocation that is no more, whose user has others here.
+    /// Counts what another data path dropped, and has the ledger say whether it still must.
+    pub(crate) fn dropped_elsewhere(
+        &mut self,
+        meter: &mut Meter,
+        reason: Reason,
+        dropped: Dropped,
+        now: Now,
+    ) {
+        if self.on {
+            self.touch(meter.user, now.mono_ns);
+        }
+        self.dropped(meter, reason, dropped);
+    }
+
+    /// What another data path relayed of an allocation that is no more, whose user has others here.
     pub(crate) fn relayed_late(&mut self, release: &Release, bytes: [u64; 2], now: Now) {
         let is_it = user(&mut self.users, release.place).is_some_and(|u| u.id == release.user);
         if !is_it || !self.on {

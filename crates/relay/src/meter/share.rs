@@ -248,7 +248,7 @@ impl Share {
         // If anything is to spare, a datagram is.
         self.spare = if answer.spare > 0 { answer.spare.max(self.longest) } else { 0 };
         if self.contended(now_ns) {
-            self.uncredited += answer.granted.saturating_sub(report.give_back) as i64;
+            self.uncredited += answer.granted as i64 - report.give_back as i64;
             self.credit(answer.part, now_ns);
         } else if answer.granted >= report.want {
             self.next_ask_ns = 0;
