@@ -95,7 +95,7 @@ fn leaves(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_is_relayed_that_a_strict_reader_would_not_relay(
@@ -117,7 +117,11 @@ proptest! {
                 },
                 false => channel.from_peer(&payload),
             };
-            let mut frame = Packet { trailer, vlan, checksum, ..packet }.encode();
+            let packet = Packet { trailer, vlan, checksum, ..packet };
+            let mut frame = packet.encode();
+            // One in 65,536 looks as if its checksum were not yet filled in.
+            let partial = Packet { checksum: Checksum::Partial, ..packet }.encode();
+            let right = checksum == Checksum::Right && mutations.is_empty() && frame != partial;
             for mutation in &mutations {
                 apply(&mut frame, mutation);
             }
@@ -125,7 +129,7 @@ proptest! {
             let (verdict, left) = kernel.run(&frame);
             let allowed = allowed(&frame, channels);
             if verdict == Verdict::Pass {
-                prop_assert!(!mutations.is_empty() || allowed.is_none() || checksum != Checksum::Right);
+                prop_assert!(!right, "what is right was passed up");
                 return Ok(());
             }
             prop_assert_eq!(verdict, Verdict::Transmit);
