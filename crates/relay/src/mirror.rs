@@ -4,12 +4,19 @@
 //!
 //! The pocket of a channel there is a lease like any other: bytes that the limits of the
 //! allocation, the user, the realm and the server have let pass in advance. A direction of a
-//! channel is lent what two turns need at the rate seen lately, and never more than a *chunk*, see
-//! [`Terms::chunk`]. What lies unused in a pocket is missed by others for some turns only.
+//! channel is lent what two turns need at the rate seen lately, and never more than a *chunk*: what
+//! the limit brings in 1/10 s, at least 3,000 bytes and at most a quarter of its burst
+//! ([`Terms::chunk`]). What lies unused is missed by others for some turns only.
 //!
-//! What was lent a moment ago may be spent when the limit has recovered: over any time a limit lets
-//! pass what it would without a second path, and one chunk more for each direction of a channel
-//! that relays under it.
+//! What was lent a moment ago may be spent when the limit has recovered. So over any time a limit
+//! lets pass what it would without a second path, and one chunk more for each direction of a
+//! channel that relays under it: for a user with one allocation over TCP and one that is relayed
+//! there, one chunk.
+//!
+//! What a pocket does not cover is passed up, and the rules decide about each datagram, as long as
+//! they let most of it pass. Of a flow that is over a limit the path drops it at once, and all that
+//! passes does so there; unless a chunk is less than what passes in a turn, as with bursts shorter
+//! than 1/5 s: then the rules decide.
 //!
 //! [`Effect::ChannelUp`]: crate::Effect::ChannelUp
 //! [`Effect::ChannelDown`]: crate::Effect::ChannelDown
@@ -216,16 +223,14 @@ impl<P: SecondPath> Mirror<P> {
             return;
         }
         self.due_ns = Some(now.mono_ns + TURN_NS);
-        let mut visit = |entry: &mut Option<Entry<P::Place>>| {
-            let Some(entry) = entry else { return false };
-            entry.active = visit(&self.path, entry, server, &mut self.tally, now, &mut exchange);
-            entry.active
-        };
+        let (path, tally, exchange) = (&self.path, &mut self.tally, &mut exchange);
+        let mut round = Round { path, server, tally, exchange, now };
         let entries = &mut self.entries;
-        self.active.retain(|&at| visit(&mut entries[at as usize]));
+        self.active.retain(|&at| round.visit(&mut entries[at as usize]));
         let end = (self.next + entries.len().div_ceil(ROUND)).min(entries.len());
         for (at, entry) in entries.iter_mut().enumerate().take(end).skip(self.next) {
-            if entry.as_ref().is_some_and(|entry| !entry.active) && visit(entry) {
+            let active = entry.as_ref().is_some_and(|entry| entry.active);
+            if !active && round.visit(entry) {
                 self.active.push(at as u32);
             }
         }
@@ -238,7 +243,7 @@ impl<P: SecondPath> Mirror<P> {
     }
 
     /// Adds what came too late for the rules to what the ledger hears of an allocation's end.
-    pub fn complete_release(&self, release: &mut Release, server: &mut Server, now: Now) {
+    pub fn complete_release(&mut self, release: &mut Release, server: &mut Server, now: Now) {
         self.tally.late.add_to_release(release, server, now);
     }
 
@@ -250,27 +255,6 @@ impl<P: SecondPath> Mirror<P> {
     fn entry(&self, at: u32) -> Option<&Entry<P::Place>> {
         self.entries.get(at as usize)?.as_ref()
     }
-}
-
-/// A channel's turn. True if it is to have one in the next turn, too.
-fn visit<P: SecondPath>(
-    path: &P,
-    entry: &mut Entry<P::Place>,
-    server: &mut Server,
-    tally: &mut Tally,
-    now: Now,
-    exchange: &mut impl FnMut(&mut Server),
-) -> bool {
-    let turns = Direction::BOTH.map(|way| fold(path, entry, way, server, tally, now));
-    let Some(terms) = server.terms(entry.allocation) else { return false };
-    if terms.metered() != entry.metered {
-        entry.metered = terms.metered();
-        path.meter(entry.place, entry.metered);
-    }
-    for (direction, turn) in Direction::BOTH.into_iter().zip(turns) {
-        top_up(path, entry, direction, turn, &terms, server, now, exchange);
-    }
-    server.meters() && entry.ways.iter().any(|way| way.recent > 0)
 }
 
 /// What one direction did in one turn, and what is in its pocket.
@@ -310,67 +294,93 @@ fn fold<P: SecondPath>(
     Turn { relayed: bytes, stopped, pocket: counts.pocket }
 }
 
-/// Lends what the next two turns need, as far as the limits allow, and takes back what is too much.
-fn top_up<P: SecondPath>(
-    path: &P,
-    entry: &mut Entry<P::Place>,
-    direction: Direction,
-    mut turn: Turn,
-    terms: &Terms,
-    server: &mut Server,
+/// One turn of all channels, with what it takes.
+struct Round<'a, P, X> {
+    path: &'a P,
+    server: &'a mut Server,
+    tally: &'a mut Tally,
+    exchange: &'a mut X,
     now: Now,
-    exchange: &mut impl FnMut(&mut Server),
-) {
-    let (allocation, place) = (entry.allocation, entry.place);
-    let way = &mut entry.ways[direction.index()];
-    let came = turn.relayed + turn.stopped;
-    way.idle = if came == 0 { way.idle.saturating_add(1) } else { 0 };
-    way.recent = if way.idle < IDLE_TURNS { came.max(way.recent - way.recent / 8) } else { 0 };
-    let relayed = terms.relayed[direction.index()];
-    let passed = relayed.wrapping_sub(core::mem::replace(&mut way.relayed, relayed));
-
-    let chunk = terms.chunk.unwrap_or(0);
-    let wanted = (2 * way.recent).min(chunk);
-    if turn.pocket > 2 * wanted {
-        server.take_back(allocation, direction, path.reclaim(place, direction));
-        turn.pocket = 0;
-    }
-    let over = if terms.spent {
-        Some(Reason::VolumeSpent)
-    } else {
-        let more = wanted.saturating_sub(turn.pocket);
-        let (bytes, over) = borrow(allocation, direction, more, server, now, exchange);
-        if bytes > 0 {
-            path.lend(place, direction, bytes);
-        }
-        over
-    };
-    // A pocket must be able to hold what passes.
-    let shut = over.filter(|_| passed < came - came / REFUSED && passed <= chunk);
-    if shut.is_some() != way.shut {
-        way.shut = shut.is_some();
-        path.shut(place, direction, way.shut);
-    }
-    way.reason = shut.unwrap_or(way.reason);
 }
 
-/// Borrows from the rules, and has them lease more where that is what it takes.
-fn borrow(
-    allocation: AllocationId,
-    direction: Direction,
-    wanted: u64,
-    server: &mut Server,
-    now: Now,
-    exchange: &mut impl FnMut(&mut Server),
-) -> (u64, Option<Reason>) {
-    let mut all = 0;
-    for _ in 0..LEASES {
-        match server.lend(allocation, direction, wanted - all, now) {
-            Lent::All(bytes) => return (all + bytes, None),
-            Lent::Over(bytes, reason) => return (all + bytes, Some(reason)),
-            Lent::Lease(bytes) => all += bytes,
+impl<P: SecondPath, X: FnMut(&mut Server)> Round<'_, P, X> {
+    /// A channel's turn. True if it is to have one in the next round, too.
+    fn visit(&mut self, entry: &mut Option<Entry<P::Place>>) -> bool {
+        let Some(entry) = entry else { return false };
+        let turns = Direction::BOTH
+            .map(|way| fold(self.path, entry, way, self.server, self.tally, self.now));
+        let Some(terms) = self.server.terms(entry.allocation) else { return false };
+        if terms.metered() != entry.metered {
+            entry.metered = terms.metered();
+            self.path.meter(entry.place, entry.metered);
         }
-        exchange(server);
+        for (direction, turn) in Direction::BOTH.into_iter().zip(turns) {
+            self.top_up(entry, direction, turn, &terms);
+        }
+        entry.active = self.server.meters() && entry.ways.iter().any(|way| way.recent > 0);
+        entry.active
     }
-    (all, None)
+
+    /// Lends what the next two turns need, as far as the limits allow, and takes back what is too
+    /// much.
+    fn top_up(
+        &mut self,
+        entry: &mut Entry<P::Place>,
+        direction: Direction,
+        mut turn: Turn,
+        terms: &Terms,
+    ) {
+        let (allocation, place) = (entry.allocation, entry.place);
+        let way = &mut entry.ways[direction.index()];
+        let came = turn.relayed + turn.stopped;
+        way.idle = if came == 0 { way.idle.saturating_add(1) } else { 0 };
+        way.recent = if way.idle < IDLE_TURNS { came.max(way.recent - way.recent / 8) } else { 0 };
+        let relayed = terms.relayed[direction.index()];
+        let passed = relayed.wrapping_sub(core::mem::replace(&mut way.relayed, relayed));
+
+        let chunk = terms.chunk.unwrap_or(0);
+        let wanted = if terms.spent { 0 } else { (2 * way.recent).min(chunk) };
+        if turn.pocket > 2 * wanted {
+            let unused = self.path.reclaim(place, direction);
+            self.server.take_back(allocation, direction, unused);
+            turn.pocket = 0;
+        }
+        let over = if terms.spent {
+            Some(Reason::VolumeSpent)
+        } else {
+            let (bytes, over) =
+                self.borrow(allocation, direction, wanted.saturating_sub(turn.pocket));
+            if bytes > 0 {
+                self.path.lend(place, direction, bytes);
+            }
+            over
+        };
+        // Where a pocket cannot hold what passes in a turn, nothing would be gained.
+        let shut = over.filter(|_| passed < came - came / REFUSED && passed <= chunk);
+        if shut.is_some() != way.shut {
+            way.shut = shut.is_some();
+            self.path.shut(place, direction, way.shut);
+        }
+        way.reason = shut.unwrap_or(way.reason);
+    }
+
+    /// Borrows from the rules, and has them lease more where that is what it takes. Says also which
+    /// limit gave no more.
+    fn borrow(
+        &mut self,
+        allocation: AllocationId,
+        direction: Direction,
+        wanted: u64,
+    ) -> (u64, Option<Reason>) {
+        let mut all = 0;
+        for _ in 0..LEASES {
+            match self.server.lend(allocation, direction, wanted - all, self.now) {
+                Lent::All(bytes) => return (all + bytes, None),
+                Lent::Over(bytes, reason) => return (all + bytes, Some(reason)),
+                Lent::Lease(bytes) => all += bytes,
+            }
+            (self.exchange)(self.server);
+        }
+        (all, None)
+    }
 }

@@ -7,7 +7,7 @@
 
 use crate::address::{AllocationId, Now, Transport};
 use crate::effect::{Record, Traffic};
-use crate::ledger::{Direction, Dropped, Release};
+use crate::ledger::{Direction, Dropped, Release, UserId};
 use crate::meter::Lent;
 use crate::outcome::Reason;
 use crate::server::Server;
@@ -113,32 +113,44 @@ impl Terms {
 ///
 /// [`Effect::ChannelDown`]: crate::Effect::ChannelDown
 #[derive(Debug, Default)]
-pub struct Late(Traffic);
+pub struct Late {
+    traffic: Traffic,
+    /// Of users whose last allocation here has ended as well, and is to be released next.
+    owed: Vec<(UserId, [u64; 2])>,
+}
 
 impl Late {
     /// Remembers what [`Server::relayed`] could not add.
     pub fn count(&mut self, direction: Direction, datagrams: u64, bytes: u64) {
-        self.0.add(Traffic::of(direction, datagrams, bytes));
+        self.traffic.add(Traffic::of(direction, datagrams, bytes));
     }
 
     /// Adds it to what the ledger hears of the user.
-    pub fn add_to_release(&self, release: &mut Release, server: &mut Server, now: Now) {
-        let bytes = [self.0.to_peer_bytes, self.0.to_client_bytes];
-        match &mut release.last {
-            _ if bytes == [0; 2] => {}
-            Some(last) => {
-                for (relayed, more) in last.count.relayed.iter_mut().zip(bytes) {
-                    *relayed += more;
-                }
-            }
-            None => server.meters.relayed_late(release, bytes, now),
+    pub fn add_to_release(&mut self, release: &mut Release, server: &mut Server, now: Now) {
+        let bytes = [self.traffic.to_peer_bytes, self.traffic.to_client_bytes];
+        if bytes != [0; 2] {
+            self.owed.push((release.user, bytes));
         }
+        self.owed.retain(|(user, bytes)| {
+            if *user != release.user {
+                return true;
+            }
+            match &mut release.last {
+                Some(last) => {
+                    for (relayed, more) in last.count.relayed.iter_mut().zip(bytes) {
+                        *relayed += *more;
+                    }
+                    false
+                }
+                None => !server.meters.relayed_late(release, *bytes, now),
+            }
+        });
     }
 
     /// Adds it to the last record of the allocation. Nothing is left then.
     pub fn add_to_record(&mut self, record: &mut Record) {
         match record {
-            Record::Ended(ended) => ended.traffic.add(core::mem::take(&mut self.0)),
+            Record::Ended(ended) => ended.traffic.add(core::mem::take(&mut self.traffic)),
             Record::Started(_) | Record::AuthFailed(_) | Record::VolumeSpent(_) => {}
         }
     }

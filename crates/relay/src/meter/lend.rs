@@ -127,16 +127,17 @@ impl Meters {
         self.dropped(meter, reason, dropped);
     }
 
-    /// What another data path relayed of an allocation that is no more, whose user has others here.
-    pub(crate) fn relayed_late(&mut self, release: &Release, bytes: [u64; 2], now: Now) {
+    /// Counts what another data path relayed of an allocation that is no more. False if its user
+    /// has no other here.
+    pub(crate) fn relayed_late(&mut self, release: &Release, bytes: [u64; 2], now: Now) -> bool {
         let is_it = user(&mut self.users, release.place).is_some_and(|u| u.id == release.user);
-        if !is_it || !self.on {
-            return;
+        if is_it && self.on {
+            self.touch(release.place, now.mono_ns);
+            let purse = &mut self.purses[release.place as usize];
+            for (relayed, more) in purse.relayed.iter_mut().zip(bytes) {
+                *relayed += more;
+            }
         }
-        self.touch(release.place, now.mono_ns);
-        let purse = &mut self.purses[release.place as usize];
-        for (relayed, more) in purse.relayed.iter_mut().zip(bytes) {
-            *relayed += more;
-        }
+        is_it
     }
 }

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary includes this file and uses a part of it")]
 
 pub(crate) mod client;
+pub(crate) mod second_path;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -19,10 +20,12 @@ use turnway_relay::ports::{Parity, PortPool};
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
 use turnway_relay::{
     AllocationId, BindFailure, Bound, Client, Config, Direction, Effect, Event, IcmpError,
-    IpFields, Ledger, Now, Quotas, Reason, Record, RelayAddr, RelayId, Route, Seed, Server, Shared,
-    Stats, Want,
+    IpFields, Ledger, Mirror, Now, Quotas, Reason, Record, RelayAddr, RelayId, Route, Seed, Server,
+    Shared, Stats, Want,
 };
 use turnway_wire::{ChannelData, Data, Family, Message, Method, XorPeerAddress};
+
+use second_path::FakePath;
 
 /// When every test begins: 2023-11-14, and a monotonic clock that is something else.
 pub(crate) const EPOCH_S: u64 = 1_700_000_000;
@@ -145,6 +148,8 @@ pub(crate) struct World {
     /// to its peers. It is told when a channel goes down.
     pub(crate) untold: HashMap<AllocationId, (u64, u64)>,
     late: Late,
+    /// A second data path that relays, and what keeps it up to date: one for each server.
+    pub(crate) second: Option<(FakePath, Vec<Mirror<FakePath>>)>,
     /// What binding a socket of a family ends in from now on.
     pub(crate) broken: HashMap<Family, BindFailure>,
     externals: HashMap<IpAddr, IpAddr>,
@@ -176,6 +181,7 @@ impl World {
             records: Vec::new(),
             untold: HashMap::new(),
             late: Late::default(),
+            second: None,
             broken: HashMap::new(),
             externals: settings.relays.iter().map(|&(l, e)| (ip(l), ip(e))).collect(),
             random: 1,
@@ -212,6 +218,9 @@ impl World {
                 }
                 Effect::Release(mut release) => {
                     let server = &mut self.servers[shard];
+                    if let Some((_, mirrors)) = &mut self.second {
+                        mirrors[shard].complete_release(&mut release, server, self.now);
+                    }
                     self.late.add_to_release(&mut release, server, self.now);
                     self.ledger.release(shard as u16, &mut release, self.now.mono_ns);
                     if let Some(Last { account, count, .. }) = &release.last
@@ -231,20 +240,50 @@ impl World {
                 Effect::ChannelUp(path) => {
                     let known = (path.peer.socket(), path.deadline_ns);
                     self.channels[shard].insert((path.relay, path.number), known);
+                    if let Some((_, mirrors)) = &mut self.second {
+                        let local = self.sockets[shard][&path.relay];
+                        mirrors[shard].up(&path, local, &self.servers[shard], self.now);
+                    }
                 }
                 Effect::ChannelDown { relay, number, peer } => {
                     let known = self.channels[shard].remove(&(relay, number));
                     let (known, _) = known.expect("a channel goes down that is up");
                     assert_eq!(known, peer.socket());
                     self.tell(shard, relay.allocation);
+                    if let Some((_, mirrors)) = &mut self.second {
+                        mirrors[shard].down(relay, number, &mut self.servers[shard], self.now);
+                    }
                 }
                 Effect::Log(mut record) => {
                     self.late.add_to_record(&mut record);
+                    if let Some((_, mirrors)) = &mut self.second {
+                        mirrors[shard].complete_record(&mut record);
+                    }
                     self.records.push(record);
                 }
             }
         }
         reply
+    }
+
+    /// From now on there is a second data path with places for so many channels.
+    pub(crate) fn offload(&mut self, places: u32) -> FakePath {
+        let path = FakePath::new(places);
+        let mirrors = (0..self.servers.len()).map(|_| Mirror::new(path.clone(), 7)).collect();
+        self.second = Some((path.clone(), mirrors));
+        path
+    }
+
+    /// The mirrors have their turns, if they are due.
+    pub(crate) fn turn(&mut self) {
+        let Some((_, mirrors)) = &mut self.second else { return };
+        let (ledger, now) = (&mut self.ledger, self.now);
+        for (shard, (mirror, server)) in mirrors.iter_mut().zip(&mut self.servers).enumerate() {
+            mirror.turn(server, now, |server| {
+                ledger.exchange(shard as u16, server.exchange(), now.mono_ns);
+                server.handle(Event::Exchanged, now, &mut []);
+            });
+        }
     }
 
     /// The second data path tells what it relayed.

@@ -117,7 +117,7 @@ fn what_is_relayed_elsewhere_counts_as_if_it_were_relayed_here() {
     // Lending alone spends no volume.
     lend(&mut world, id, 20_000);
     world.pass(1);
-    assert!(!world.servers[0].volume_spent(id));
+    assert!(!world.servers[0].terms(id).unwrap().spent);
 
     relayed(&mut world, id, 3, 4_500);
     let expected = Traffic { to_peer: 4, to_peer_bytes: 5_000, ..Traffic::default() };
@@ -127,7 +127,7 @@ fn what_is_relayed_elsewhere_counts_as_if_it_were_relayed_here() {
     world.servers[0].sessions(&filter, 0, 100, 10, world.now, &mut sessions);
     assert_eq!(sessions[0].traffic, expected);
     world.pass(1);
-    assert!(world.servers[0].volume_spent(id));
+    assert!(world.servers[0].terms(id).unwrap().spent);
     assert_eq!(lend(&mut world, id, 1_000), (0, Some(Reason::VolumeSpent)));
     assert_eq!(client.channel_data(&mut world, 0x4000, b"x"), Err(Reason::VolumeSpent));
 }
@@ -136,14 +136,12 @@ fn what_is_relayed_elsewhere_counts_as_if_it_were_relayed_here() {
 fn what_is_dropped_elsewhere_counts_at_its_limit() {
     let limits = UserLimits { bandwidth: bandwidth(60_000), ..UserLimits::default() };
     let (mut world, _, id) = world(limits);
-    let reason = Reason::UserBandwidth;
-    world.servers[0].dropped(id, Direction::ToPeer, reason, 7, 700);
-    world.servers[0].dropped(id, Direction::ToClient, reason, 2, 200);
+    let (reason, now) = (Reason::UserBandwidth, world.now);
+    world.servers[0].dropped(id, Direction::ToPeer, reason, 7, 700, now);
+    world.servers[0].dropped(id, Direction::ToClient, reason, 2, 200, now);
     let stats = world.stats();
     let drops = [stats.client_drops, stats.peer_drops].map(|drops| drops[reason.index()]);
     assert_eq!(drops, [7, 2]);
-    // The rules tell the ledger with what they relayed.
-    relayed(&mut world, id, 1, 100);
     world.pass(1);
     let seen = world.ledger.user(b"alice", world.now.mono_ns).unwrap();
     let dropped: u64 = seen.dropped.iter().map(|dropped| dropped.datagrams).sum();
