@@ -33,10 +33,10 @@ const CREDENTIALS_TTL_S: u64 = 86_400;
 pub enum LoadCommand {
     /// Send payloads through allocations, and verify each one that arrives
     ///
-    /// Makes allocations, each with a client of its own and all with one peer, which is this
-    /// program too. Every payload carries a number, the time and a checksum: what was lost, came
-    /// twice, late, changed, or to the wrong place is counted. Exits with 1 where a payload was
-    /// changed or came to the wrong place.
+    /// Makes allocations, each with a client of its own; their peers are this program too. Every
+    /// payload carries a number, the time and a checksum: what was lost, came twice, late, changed,
+    /// or to the wrong place is counted. Exits with 1 where a payload was changed or came to the
+    /// wrong place.
     ///
     /// The server must allow this machine's address as a peer. Latencies are from sender to
     /// receiver, both being here. While it runs one CPU is busy, for whoever sends to a sleeper
@@ -131,7 +131,8 @@ pub struct FloodArgs {
     /// How long traffic runs before that
     #[arg(long, value_name = "DURATION", default_value = "1s")]
     warmup: Span,
-    /// This machine's address for peers, if not the one by which it reaches the server
+    /// One address of this machine for all peers; by default the one by which it reaches the
+    /// server, and over loopback IPv4 one for each peer
     #[arg(long, value_name = "IP")]
     peer_address: Option<IpAddr>,
     /// Search for the highest rate whose loss is at most --loss, then show half of it
@@ -170,7 +171,8 @@ pub struct AllocateArgs {
     /// Do not end them: they expire, after ten minutes as a rule
     #[arg(long)]
     keep: bool,
-    /// The address of a peer, if not the one by which this machine reaches the server
+    /// One address for all peers; by default the one by which this machine reaches the server, and
+    /// over loopback IPv4 one for each peer
     #[arg(long, value_name = "IP")]
     peer_address: Option<IpAddr>,
 }

@@ -183,6 +183,8 @@ fn turnway(folder: &Path) -> std::io::Result<Command> {
     text += "[peers]\nallow = [\"127.0.0.0/8\"]\n";
     text += "[limits]\nunauthenticated_per_source = \"100000000/s\"\n";
     text += "unauthenticated_burst = \"100000000\"\n[log]\nlevel = \"error\"\n";
+    // Rows 1 to 9 are about user space.
+    text += "[offload]\nmode = \"off\"\n";
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
     file.write_all(text.as_bytes())?;
     let program = std::env::var_os("TURNWAY");

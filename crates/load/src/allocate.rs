@@ -89,6 +89,7 @@ pub struct Memory {
 ///
 /// A server that does not answer or that refuses. What was made is ended, as far as possible.
 pub fn run(options: &Options, credentials: &Credentials) -> Result<Report, LoadError> {
+    Usage::read(&options.server_pids)?;
     greet(options.server, options.transport, Method::ALLOCATE)?;
     let run = run_number()?;
     let own = own_address(options.server)?;

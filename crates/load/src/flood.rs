@@ -164,6 +164,7 @@ impl Flood {
     ///
     /// Wrong options; a server that does not answer or that refuses.
     pub fn open(options: Options, credentials: &Credentials) -> Result<Self, LoadError> {
+        Usage::read(&options.server_pids)?;
         greet(options.server, options.transport, Method::ALLOCATE)?;
         let run = run_number()?;
         let mut flood = Self::unallocated(options, run)?;

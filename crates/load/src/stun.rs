@@ -76,6 +76,7 @@ pub struct Report {
 ///
 /// A server that does not answer at all, or cannot be reached.
 pub fn run(options: &Options) -> Result<Report, LoadError> {
+    Usage::read(&options.server_pids)?;
     greet(options.server, Transport::Udp, Method::BINDING)?;
     std::thread::scope(|scope| {
         let work = || {
