@@ -242,6 +242,12 @@ impl Column {
         found
     }
 
+    /// Whether the generator ended a search for the lossless rate, not the server.
+    fn is_bound(&self) -> bool {
+        let mut found = self.samples.iter().filter_map(|sample| sample.lossless);
+        found.any(|found| found.generator_bound)
+    }
+
     fn values(&self, metric: Metric) -> Vec<f64> {
         self.samples.iter().map(|sample| sample.metric(metric)).collect()
     }
@@ -305,11 +311,10 @@ fn print(columns: &[Column], goals: &[Goal]) {
         let of =
             |take: fn(&Sample) -> f64| median(&column.samples.iter().map(take).collect::<Vec<_>>());
         let Spread { median: cpu, least, most, .. } = Spread::of(&column.values(Metric::Cpu));
-        let lossless = column.samples.iter().filter_map(|sample| sample.lossless);
-        let open = if lossless.clone().any(|found| found.generator_bound) { ">" } else { "" };
-        let lossless = match lossless.count() {
-            0 => "-".to_owned(),
-            _ => format!("{open}{:.0}", figure(Metric::Lossless)),
+        let open = if column.is_bound() { ">" } else { "" };
+        let lossless = match figure(Metric::Lossless) {
+            none if none.is_nan() => "-".to_owned(),
+            rate => format!("{open}{rate:.0}"),
         };
         let bound = column.samples.iter().any(|sample| sample.generator_bound);
         println!(
@@ -335,10 +340,13 @@ fn print(columns: &[Column], goals: &[Goal]) {
         let (one, other) = (columns[goal.one].lane.name, columns[goal.other].lane.name);
         let sign = match goal.target {
             Target::AtMost(_) | Target::AtLeast(_) => "/",
-            Target::AtMostMore(_) => "less",
+            Target::Margin(_) => "less",
         };
         let verdict = goal.target.verdict(&values);
-        println!("    * {} {one} {sign} {other}: {verdict}", goal.metric.name());
+        let bound = goal.metric == Metric::Lossless
+            && [goal.one, goal.other].iter().any(|&lane| columns[lane].is_bound());
+        let remark = if bound { "; generator-bound, so it does not count" } else { "" };
+        println!("    * {} {one} {sign} {other}: {verdict}{remark}", goal.metric.name());
     }
 }
 

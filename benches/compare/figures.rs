@@ -35,11 +35,12 @@ impl Spread {
 /// What is to be shown of two columns.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Target {
-    /// One's figure, divided by the other's.
+    /// One's figure, divided by the other's, is at most this.
     AtMost(f64),
+    /// It is at least this.
     AtLeast(f64),
-    /// One's figure less the other's.
-    AtMostMore(f64),
+    /// One's figure less the other's is at most this.
+    Margin(f64),
 }
 
 impl Target {
@@ -47,13 +48,13 @@ impl Target {
     pub(crate) fn compare(self, one: f64, other: f64) -> f64 {
         match self {
             Self::AtMost(_) | Self::AtLeast(_) => one / other,
-            Self::AtMostMore(_) => one - other,
+            Self::Margin(_) => one - other,
         }
     }
 
     pub(crate) fn is_hit(self, value: f64) -> bool {
         match self {
-            Self::AtMost(limit) | Self::AtMostMore(limit) => value <= limit,
+            Self::AtMost(limit) | Self::Margin(limit) => value <= limit,
             Self::AtLeast(limit) => value >= limit,
         }
     }
@@ -62,7 +63,7 @@ impl Target {
     pub(crate) fn is_close(self, value: f64) -> bool {
         match self {
             Self::AtMost(_) | Self::AtLeast(_) => (1.0 / 1.3..1.3).contains(&value),
-            Self::AtMostMore(_) => false,
+            Self::Margin(_) => false,
         }
     }
 
@@ -72,7 +73,7 @@ impl Target {
         let (limit, digits) = match self {
             Self::AtMost(limit) => (format!("at most {limit}"), 2),
             Self::AtLeast(limit) => (format!("at least {limit}"), 2),
-            Self::AtMostMore(limit) => (format!("at most {limit} more"), 0),
+            Self::Margin(limit) => (format!("at most {limit} more"), 0),
         };
         let hit = if self.is_hit(median) { "hit" } else { "MISS" };
         format!(

@@ -109,7 +109,7 @@ fn row(number: u32) -> Row {
                 .map(|allocations| Cell { allocations, work: Work::Paced(20_000.0), ..USUAL })
                 .to_vec(),
             lanes: vec![TURNWAY, COTURN, FORWARDER],
-            goals: vec![cpu_goal(1, 0.6), latency(Metric::P50, Target::AtMostMore(60.0))],
+            goals: vec![cpu_goal(1, 0.6), latency(Metric::P50, Target::Margin(60.0))],
         },
         4 => Row {
             title: "1,000 allocations round robin, each direction",
