@@ -24,12 +24,14 @@ const RESOLUTION: f64 = 1.03;
 const STRIDE: f64 = 1.25;
 /// Below this there is nothing to find.
 const LOWEST: f64 = 100.0;
+/// How often a rate is tried until it passes.
+const ATTEMPTS: usize = 3;
 /// Of the rate asked for, what the generator must at least send.
 const REACHED: f64 = 0.97;
 
 /// Searches from `guess` on for the highest rate at which at most `loss` of the datagrams is lost.
-/// A rate that fails is tried once more: one hiccup of the machine is neither the server's limit
-/// nor the generator's.
+/// A rate that fails is tried again: a hiccup of the machine is neither the server's limit nor the
+/// generator's.
 ///
 /// # Errors
 ///
@@ -42,8 +44,12 @@ pub fn highest<E>(
     let (mut low, mut high) = (0.0, f64::INFINITY);
     let mut rate = guess.max(LOWEST);
     while rate >= LOWEST && low * RESOLUTION < high {
+        let passes = |seen: &Probe| seen.loss <= loss && seen.sent >= REACHED * rate;
         let mut seen = probe(rate)?;
-        if seen.loss > loss || seen.sent < REACHED * rate {
+        for _ in 1..ATTEMPTS {
+            if passes(&seen) {
+                break;
+            }
             seen = probe(rate)?;
         }
         if seen.loss > loss {
