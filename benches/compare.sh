@@ -15,6 +15,8 @@ cd "$(dirname "$0")/.."
 
 command -v "${COTURN:-turnserver}" >/dev/null || tests/install-deps.sh
 
-# As releases are built.
-export CARGO_PROFILE_BENCH_LTO=thin CARGO_PROFILE_BENCH_CODEGEN_UNITS=4
+# As releases are built, unless the figures mean nothing anyway.
+if [[ " $* " != *" --quick "* ]]; then
+  export CARGO_PROFILE_BENCH_LTO=thin CARGO_PROFILE_BENCH_CODEGEN_UNITS=4
+fi
 exec cargo bench --locked --quiet --bench compare -- "$@"
