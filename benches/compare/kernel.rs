@@ -331,16 +331,24 @@ impl Subject {
 impl Aim {
     /// Turn by turn.
     fn ratios(&self, columns: &[Column], work: Work) -> Vec<f64> {
-        let cells = |subject: Subject| {
-            let column =
-                columns.iter().find(|column| (column.subject, column.work) == (subject, work));
-            column.map_or(&[][..], |column| &column.cells).iter().map(|cell| match self.figure {
-                Figure::Rate => cell.rate,
-                Figure::Cpu => cell.cpu_ns,
-            })
+        let figure = |cell: &Cell| match self.figure {
+            Figure::Rate => cell.rate,
+            Figure::Cpu => cell.cpu_ns,
         };
-        let pairs = cells(self.one).zip(cells(self.other));
-        pairs.map(|(one, other)| self.target.compare(one, other)).collect()
+        let pairs = cells(columns, self.one, work).iter().zip(cells(columns, self.other, work));
+        pairs.map(|(one, other)| self.target.compare(figure(one), figure(other))).collect()
+    }
+
+    fn print(&self, columns: &[Column], work: Work) {
+        let ratios = self.ratios(columns, work);
+        if Spread::of(&ratios).median.is_nan() {
+            return;
+        }
+        println!("  {}: {}", self.title(), self.target.verdict(&ratios));
+        let busy: Vec<f64> = cells(columns, self.one, work).iter().map(|cell| cell.busy).collect();
+        if self.figure == Figure::Rate && Spread::of(&busy).median > BUSY {
+            println!("    generator-bound: it may take more, and CPU per datagram counts");
+        }
     }
 
     fn title(&self) -> String {
@@ -350,6 +358,11 @@ impl Aim {
         };
         format!("{figure}, {} to {}", self.one.title(), self.other.title())
     }
+}
+
+fn cells(columns: &[Column], subject: Subject, work: Work) -> &[Cell] {
+    let column = columns.iter().find(|column| (column.subject, column.work) == (subject, work));
+    column.map_or(&[], |column| &column.cells)
 }
 
 /// Whether sockets did what the kernel path is there for.
@@ -390,9 +403,6 @@ fn print(row: &Row, work: Work, columns: &[Column]) {
         );
     }
     for aim in row.targets {
-        let ratios = aim.ratios(columns, work);
-        if !Spread::of(&ratios).median.is_nan() {
-            println!("  {}: {}", aim.title(), aim.target.verdict(&ratios));
-        }
+        aim.print(columns, work);
     }
 }
