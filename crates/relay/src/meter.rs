@@ -24,6 +24,7 @@ use crate::ledger::{
     WHOLE, limit_index,
 };
 use crate::outcome::{Period, Reason};
+use crate::pieces::Pieces;
 use crate::quota::{Bandwidth, Quotas};
 pub use lend::Lent;
 use share::{Share, Ticket, Verdict};
@@ -69,13 +70,13 @@ pub(crate) struct Meters {
     quotas: Arc<Quotas>,
     /// Whether any datagram must be metered at all.
     on: bool,
-    users: Vec<Option<User>>,
+    users: Pieces<Option<User>>,
     /// Beside `users`.
-    purses: Vec<Purse>,
+    purses: Pieces<Purse>,
     free: Vec<u32>,
     by_account: BTreeMap<Arc<[u8]>, u32>,
-    realm: Option<[Share; 2]>,
-    total: Option<[Share; 2]>,
+    realm: Shares,
+    total: Shares,
     /// As in [`Purse`], of the realm's share and the server's.
     realm_pockets: [u64; 2],
     total_pockets: [u64; 2],
@@ -111,9 +112,12 @@ struct Purse {
     pockets: [u64; 2],
 }
 
+/// Of one limit, by direction. Most users have none.
+type Shares = Option<Box<[Share]>>;
+
 /// A user with allocations on this shard.
 struct User {
-    shares: Option<[Share; 2]>,
+    shares: Shares,
     allocations: u32,
     id: UserId,
     account: Arc<[u8]>,
@@ -143,8 +147,8 @@ impl Meters {
         let mut meters = Self {
             quotas: Arc::new(Quotas::default()),
             on: false,
-            users: Vec::new(),
-            purses: Vec::new(),
+            users: Pieces::default(),
+            purses: Pieces::default(),
             free: Vec::new(),
             by_account: BTreeMap::new(),
             realm: None,
@@ -333,7 +337,7 @@ impl Meters {
         let at = direction.index();
         self.empty_pockets(meter.user, at);
         let Some(user) = user(&mut self.users, meter.user) else { return Admission::Pass };
-        let verdict = |share: Option<&mut [Share; 2]>, ticket: &mut Ticket, part: u32| {
+        let verdict = |share: Option<&mut Box<[Share]>>, ticket: &mut Ticket, part: u32| {
             share.map_or(Verdict::Pass, |shares| shares[at].check(ticket, part, len, now_ns))
         };
         let verdicts = [
@@ -447,7 +451,7 @@ impl Meters {
                 *list = Vec::new();
             }
             (self.free, self.resting) = (Vec::new(), Vec::new());
-            (self.users, self.purses) = (Vec::new(), Vec::new());
+            (self.users, self.purses) = (Pieces::default(), Pieces::default());
             if self.exchange.asks.is_empty() {
                 self.judging = None;
             }
@@ -488,7 +492,7 @@ impl Meters {
     }
 }
 
-fn user(users: &mut [Option<User>], slot: u32) -> Option<&mut User> {
+fn user(users: &mut Pieces<Option<User>>, slot: u32) -> Option<&mut User> {
     users.get_mut(slot as usize)?.as_mut()
 }
 
@@ -507,7 +511,7 @@ impl User {
 }
 
 /// Gives what is left in a pocket back to the share that filled it.
-fn empty_pocket(shares: &mut Option<[Share; 2]>, pocket: &mut u64, at: usize) {
+fn empty_pocket(shares: &mut Shares, pocket: &mut u64, at: usize) {
     let left = core::mem::take(pocket);
     if let Some(shares) = shares {
         shares[at].empty_pocket(left);
@@ -517,7 +521,7 @@ fn empty_pocket(shares: &mut Option<[Share; 2]>, pocket: &mut u64, at: usize) {
 /// Puts shares under another limit, and says what they give back for it: also if there is none any
 /// more, since the ledger may know of the next one already.
 fn set_limit(
-    shares: &mut Option<[Share; 2]>,
+    shares: &mut Shares,
     limit: Option<Bandwidth>,
     members: usize,
     generation: &mut u32,
@@ -534,7 +538,8 @@ fn set_limit(
     match (shares.as_mut(), limit) {
         (_, None) => *shares = None,
         (None, Some(limit)) => {
-            *shares = Some([(); 2].map(|()| Share::new(limit, share::after(*generation))));
+            let share = || Share::new(limit, share::after(*generation));
+            *shares = Some(Box::new([share(), share()]));
             shares.iter_mut().flatten().for_each(|share| share.make_room(members));
         }
         (Some(shares), Some(limit)) => {
