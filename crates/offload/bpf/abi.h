@@ -12,21 +12,21 @@
 /* A datagram from a client has its channel number here; one from a peer has 0, which is no
  * channel's number. */
 struct key4 {
-	__be32 from;
-	__be32 to;
 	__be16 from_port;
 	__be16 to_port;
 	__be16 channel;
 	__u16 zero;
+	__be32 from;
+	__be32 to;
 };
 
 struct key6 {
-	__be32 from[4];
-	__be32 to[4];
 	__be16 from_port;
 	__be16 to_port;
 	__be16 channel;
 	__u16 zero;
+	__be32 from[4];
+	__be32 to[4];
 };
 
 /* Never changes while it is in the map: what changes is in the account and in the hop.

@@ -33,41 +33,80 @@ struct mapped {
 	__be32 address[4];
 };
 
-/* Whether `in` is a STUN message; if so, its header. */
-INLINE bool read_stun(struct xdp_md *ctx, const struct datagram *in, struct message *message)
+/* A STUN message with where it came from and went to. */
+struct request {
+	__be32 from[4];
+	__be32 to[4];
+	__be16 from_port;
+	__be16 to_port;
+	__u8 family;
+	struct message message;
+};
+
+INLINE void read_addresses(struct request *request, const struct seen *seen)
+{
+	request->family = seen->family;
+	if (seen->family == 4) {
+		request->from[0] = seen->v4.from;
+		request->to[0] = seen->v4.to;
+		request->from_port = seen->v4.from_port;
+		request->to_port = seen->v4.to_port;
+	} else {
+		__builtin_memcpy(request->from, seen->v6.from, 16);
+		__builtin_memcpy(request->to, seen->v6.to, 16);
+		request->from_port = seen->v6.from_port;
+		request->to_port = seen->v6.to_port;
+	}
+}
+
+/* Of an address in its four words. Those of an IPv4 address behind the first are not looked at. */
+INLINE __u64 sum_address(const __be32 *address, __u8 family)
+{
+	__u64 sum = address[0];
+
+	if (family == 6)
+		sum += (__u64)address[1] + address[2] + address[3];
+	return sum;
+}
+
+/* Whether `in` is a STUN message; if so, reads it. */
+INLINE bool read_stun(struct xdp_md *ctx, const struct datagram *in, struct request *request)
 {
 	const struct message *payload = (const void *)(long)ctx->data + in->front;
 
 	if (*(const __u8 *)&in->first & 0xc0 || in->udp_length < UDP + STUN_HEADER ||
 	    (const void *)(payload + 1) > (const void *)(long)ctx->data_end)
 		return false;
-	*message = *payload;
-	return message->cookie == COOKIE;
+	if (payload->cookie != COOKIE)
+		return false;
+	request->message = *payload;
+	read_addresses(request, &in->seen);
+	return true;
 }
 
-INLINE bool is_listener(const struct datagram *in)
+INLINE bool is_listener(const struct request *request)
 {
-	struct listener key = { .port = in->to_port, .family = in->family };
+	struct listener key = { .port = request->to_port, .family = request->family };
 
-	key.address[0] = in->to[0];
-	if (in->family == 6) {
-		key.address[1] = in->to[1];
-		key.address[2] = in->to[2];
-		key.address[3] = in->to[3];
+	key.address[0] = request->to[0];
+	if (request->family == 6) {
+		key.address[1] = request->to[1];
+		key.address[2] = request->to[2];
+		key.address[3] = request->to[3];
 	}
 	return bpf_map_lookup_elem(&listeners, &key) != NULL;
 }
 
 /* An address to which nothing is sent: nobody, oneself, a group. */
-INLINE bool is_nobody(const struct datagram *in)
+INLINE bool is_nobody(const struct request *request)
 {
-	const __u8 *from = (const __u8 *)in->from;
+	const __u8 *from = (const __u8 *)request->from;
 
-	if (in->from_port == 0)
+	if (request->from_port == 0)
 		return true;
-	if (in->family == 4)
+	if (request->family == 4)
 		return from[0] == 0 || from[0] == 127 || from[0] >= 224;
-	return from[0] == 0xff || !(in->from[0] | in->from[1] | in->from[2]);
+	return from[0] == 0xff || !(request->from[0] | request->from[1] | request->from[2]);
 }
 
 INLINE __u64 sum_message(const struct message *message)
@@ -76,35 +115,35 @@ INLINE __u64 sum_message(const struct message *message)
 	       message->transaction[1] + message->transaction[2];
 }
 
-INLINE __u64 sum_pseudo(const struct datagram *in, __u16 udp_length)
+INLINE __u64 sum_pseudo(const struct request *request, __u16 udp_length)
 {
-	return sum_address(in->from, in->family) + sum_address(in->to, in->family) +
-	       in->from_port + in->to_port + HTONS(IPPROTO_UDP) + 2 * HTONS(udp_length);
+	return sum_address(request->from, request->family) + sum_address(request->to, request->family) +
+	       request->from_port + request->to_port + HTONS(IPPROTO_UDP) + 2 * HTONS(udp_length);
 }
 
 /* Whether a request is whole: what user space receives has been checked by the kernel. */
-INLINE bool is_intact(const struct datagram *in, const struct message *message)
+INLINE bool is_intact(const struct datagram *in, const struct request *request)
 {
 	if (in->broken)
 		return false;
 	if (in->udp_check == 0)
-		return in->family == 4;
-	return fold(fold(sum_pseudo(in, in->udp_length)) + sum_message(message) + in->udp_check) ==
-	       0xffff;
+		return request->family == 4;
+	return fold(fold(sum_pseudo(request, in->udp_length)) + sum_message(&request->message) +
+		    in->udp_check) == 0xffff;
 }
 
 /* Whether the source may have one more answer. Every answer costs one interval of the time that
  * the source has earned; it may be `ahead` of it. */
-INLINE bool may_answer(const struct settings *settings, const struct datagram *in)
+INLINE bool may_answer(const struct settings *settings, const struct request *request)
 {
 	__u64 interval = settings->binding_interval_ns, now, earned, next;
-	struct source source = { .family = in->family };
+	struct source source = { .family = request->family };
 	struct allowance fresh, *allowance;
 
 	if (interval == 0)
 		return true;
-	source.prefix[0] = in->from[0];
-	source.prefix[1] = in->family == 6 ? in->from[1] : 0;
+	source.prefix[0] = request->from[0];
+	source.prefix[1] = request->family == 6 ? request->from[1] : 0;
 	now = bpf_ktime_get_coarse_ns();
 	allowance = bpf_map_lookup_elem(&sources, &source);
 	if (!allowance) {
@@ -120,32 +159,33 @@ INLINE bool may_answer(const struct settings *settings, const struct datagram *i
 	return __sync_val_compare_and_swap(&allowance->earned_ns, earned, next) == earned;
 }
 
-INLINE void make_mapped(struct mapped *mapped, const struct datagram *in,
-			const struct message *message)
+INLINE void make_mapped(struct mapped *mapped, const struct request *request)
 {
+	const __be32 *transaction = request->message.transaction;
+
 	mapped->type = XOR_MAPPED_ADDRESS;
-	mapped->length = in->family == 4 ? HTONS(8) : HTONS(20);
-	mapped->family = in->family == 4 ? HTONS(1) : HTONS(2);
-	mapped->port = in->from_port ^ HTONS(0x2112);
-	mapped->address[0] = in->from[0] ^ COOKIE;
-	if (in->family == 6) {
-		mapped->address[1] = in->from[1] ^ message->transaction[0];
-		mapped->address[2] = in->from[2] ^ message->transaction[1];
-		mapped->address[3] = in->from[3] ^ message->transaction[2];
+	mapped->length = request->family == 4 ? HTONS(8) : HTONS(20);
+	mapped->family = request->family == 4 ? HTONS(1) : HTONS(2);
+	mapped->port = request->from_port ^ HTONS(0x2112);
+	mapped->address[0] = request->from[0] ^ COOKIE;
+	if (request->family == 6) {
+		mapped->address[1] = request->from[1] ^ transaction[0];
+		mapped->address[2] = request->from[2] ^ transaction[1];
+		mapped->address[3] = request->from[3] ^ transaction[2];
 	}
 }
 
-INLINE __be16 answer_check(const struct datagram *in, const struct message *message,
-			   const struct mapped *mapped, __u16 udp_length)
+INLINE __be16 answer_check(const struct request *request, const struct mapped *mapped,
+			   __u16 udp_length)
 {
-	__u64 sum = sum_pseudo(in, udp_length) + mapped->type + mapped->length + mapped->family +
-		    mapped->port + sum_address(mapped->address, in->family);
-	__u16 check = ~fold(fold(sum) + sum_message(message));
+	__u64 sum = sum_pseudo(request, udp_length) + mapped->type + mapped->length + mapped->family +
+		    mapped->port + sum_address(mapped->address, request->family);
+	__u16 check = ~fold(fold(sum) + sum_message(&request->message));
 
 	return check ? check : 0xffff;
 }
 
-INLINE void answer_ipv4(struct iphdr *ip, const struct datagram *in, __u16 length)
+INLINE void answer_ipv4(struct iphdr *ip, const struct request *request, __u16 length)
 {
 	ip->tos = 0;
 	ip->tot_len = HTONS(length);
@@ -154,18 +194,18 @@ INLINE void answer_ipv4(struct iphdr *ip, const struct datagram *in, __u16 lengt
 	ip->frag_off = HTONS(0x4000);
 	ip->ttl = ANSWER_TTL;
 	ip->check = 0;
-	ip->saddr = in->to[0];
-	ip->daddr = in->from[0];
+	ip->saddr = request->to[0];
+	ip->daddr = request->from[0];
 	ip->check = ~sum_ipv4(ip);
 }
 
-INLINE void answer_ipv6(struct ipv6hdr *ip, const struct datagram *in, __u16 udp_length)
+INLINE void answer_ipv6(struct ipv6hdr *ip, const struct request *request, __u16 udp_length)
 {
 	*(__be32 *)ip = HTONL(0x60000000);
 	ip->payload_len = HTONS(udp_length);
 	ip->hop_limit = ANSWER_TTL;
-	__builtin_memcpy(&ip->saddr, in->to, 16);
-	__builtin_memcpy(&ip->daddr, in->from, 16);
+	__builtin_memcpy(&ip->saddr, request->to, 16);
+	__builtin_memcpy(&ip->daddr, request->from, 16);
 }
 
 INLINE void swap_macs(struct ethhdr *ethernet)
@@ -178,9 +218,9 @@ INLINE void swap_macs(struct ethhdr *ethernet)
 }
 
 /* Turns the request into its answer; false if there is no room, and then nothing has changed. */
-INLINE bool answer(struct xdp_md *ctx, const struct datagram *in, struct message *message)
+INLINE bool answer(struct xdp_md *ctx, const struct datagram *in, struct request *request)
 {
-	__u32 mapped_length = MAPPED_HEADER + (in->family == 4 ? 4 : 16);
+	__u32 mapped_length = MAPPED_HEADER + (request->family == 4 ? 4 : 16);
 	__u16 udp_length = UDP + STUN_HEADER + mapped_length;
 	struct mapped mapped;
 	struct udphdr *udp;
@@ -188,8 +228,8 @@ INLINE bool answer(struct xdp_md *ctx, const struct datagram *in, struct message
 
 	if (bpf_xdp_adjust_tail(ctx, (int)mapped_length - (int)in->behind))
 		return false;
-	message->head = (__be32)SUCCESS | HTONL(mapped_length);
-	make_mapped(&mapped, in, message);
+	request->message.head = (__be32)SUCCESS | HTONL(mapped_length);
+	make_mapped(&mapped, request);
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
 	/* The two conditions of this kind never hold; the verifier wants to see them. */
@@ -199,16 +239,16 @@ INLINE bool answer(struct xdp_md *ctx, const struct datagram *in, struct message
 	udp = data + in->front - UDP;
 	if ((void *)(udp + 1) + STUN_HEADER + mapped_length > end)
 		return false;
-	if (in->family == 4)
-		answer_ipv4((void *)udp - IPV4, in, IPV4 + udp_length);
+	if (request->family == 4)
+		answer_ipv4((void *)udp - IPV4, request, IPV4 + udp_length);
 	else
-		answer_ipv6((void *)udp - IPV6, in, udp_length);
-	udp->source = in->to_port;
-	udp->dest = in->from_port;
+		answer_ipv6((void *)udp - IPV6, request, udp_length);
+	udp->source = request->to_port;
+	udp->dest = request->from_port;
 	udp->len = HTONS(udp_length);
-	udp->check = answer_check(in, message, &mapped, udp_length);
-	__builtin_memcpy(udp + 1, message, STUN_HEADER);
-	if (in->family == 4)
+	udp->check = answer_check(request, &mapped, udp_length);
+	__builtin_memcpy(udp + 1, &request->message, STUN_HEADER);
+	if (request->family == 4)
 		__builtin_memcpy((void *)(udp + 1) + STUN_HEADER, &mapped, MAPPED_HEADER + 4);
 	else
 		__builtin_memcpy((void *)(udp + 1) + STUN_HEADER, &mapped, MAPPED_HEADER + 16);
@@ -219,20 +259,20 @@ INLINE bool answer(struct xdp_md *ctx, const struct datagram *in, struct message
 INLINE int binding(struct xdp_md *ctx, const struct datagram *in)
 {
 	const struct settings *setting;
-	struct message message;
+	struct request request;
 	__u32 zero = 0;
 
-	if (!read_stun(ctx, in, &message) || !is_listener(in))
+	if (!read_stun(ctx, in, &request) || !is_listener(&request))
 		return STRANGER;
 	setting = bpf_map_lookup_elem(&settings, &zero);
-	if (message.head != BARE_REQUEST || in->udp_length != UDP + STUN_HEADER || is_nobody(in) ||
-	    !setting || !(setting->flags & SETTINGS_BINDING))
+	if (request.message.head != BARE_REQUEST || in->udp_length != UDP + STUN_HEADER ||
+	    is_nobody(&request) || !setting || !(setting->flags & SETTINGS_BINDING))
 		return PASS_REQUEST;
-	if (!is_intact(in, &message))
+	if (!is_intact(in, &request))
 		return PASS_CHECKSUM;
-	if (!may_answer(setting, in))
+	if (!may_answer(setting, &request))
 		return BINDING_LIMITED;
-	return answer(ctx, in, &message) ? BINDING_ANSWERED : PASS_HEADROOM;
+	return answer(ctx, in, &request) ? BINDING_ANSWERED : PASS_HEADROOM;
 }
 
 #endif

@@ -23,6 +23,14 @@ typedef _Bool bool;
 #define NUMBER(name, value) int (*name)[value]
 #define TYPE(name, value) typeof(value) *name
 
+/* Keeps a variable on the stack, where every path through the program finds it: taken apart into
+ * registers, the parts that only one family has would be read before they are written. */
+#define ON_STACK(x) asm volatile("" : : "r"(&(x)) : "memory")
+
+/* An assignment to itself that the compiler does not see through. Two branches that differ by it
+ * are not merged: a lookup in either of two maps is a slow call, one in a known map is not. */
+#define APART(x) asm volatile("%0 = %0" : "+r"(x))
+
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
@@ -49,5 +57,8 @@ static long (*const bpf_redirect_map)(void *map, __u64 key, __u64 flags) =
 static long (*const bpf_fib_lookup)(void *ctx, struct bpf_fib_lookup *params, int size,
 				    __u32 flags) = (void *)BPF_FUNC_fib_lookup;
 static __u64 (*const bpf_ktime_get_coarse_ns)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
+
+/* No call: the verifier puts a load in its place. */
+static __u64 (*const bpf_jiffies64)(void) = (void *)BPF_FUNC_jiffies64;
 
 #endif

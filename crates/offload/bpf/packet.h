@@ -25,11 +25,18 @@
 #define STRANGER OUTCOMES
 #define FINE (OUTCOMES + 1)
 
+/* What a datagram shows, as the key of a path: without a channel, until one has been read. */
+struct seen {
+	union {
+		struct key4 v4;
+		struct key6 v6;
+		__u64 words[sizeof(struct key6) / 8];
+	};
+	__u8 family;
+};
+
 struct datagram {
-	__be32 from[4];
-	__be32 to[4];
-	__be16 from_port;
-	__be16 to_port;
+	struct seen seen;
 	/* Of the UDP header and the payload. */
 	__u16 udp_length;
 	__be16 udp_check;
@@ -40,7 +47,6 @@ struct datagram {
 	long behind;
 	/* Whether there is an 802.1Q tag. */
 	bool tagged;
-	__u8 family;
 	__u8 ttl;
 	/* DSCP and ECN: the IPv4 TOS or the IPv6 traffic class. */
 	__u8 tos;
@@ -50,6 +56,55 @@ struct datagram {
 	__be16 id;
 	__be16 fragment;
 };
+
+/* Two neighbours of 32 bits, as one word. */
+INLINE __u64 neighbours(__u32 first, __u32 second)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return first | (__u64)second << 32;
+#else
+	return second | (__u64)first << 32;
+#endif
+}
+
+/* The first of two neighbours. */
+INLINE __u32 first_of(__u64 word)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return (__u32)word;
+#else
+	return (__u32)(word >> 32);
+#endif
+}
+
+/* Both ports of what is seen, as they lie side by side. */
+INLINE __u32 seen_ports(const struct seen *seen)
+{
+	return first_of(seen->words[0]);
+}
+
+/* What is seen is ChannelData with this number, in the first two of four bytes; 0: no longer. */
+INLINE void set_channel(struct seen *seen, __be32 channel)
+{
+	seen->words[0] = neighbours(seen_ports(seen), channel);
+}
+
+/* Of both addresses. */
+INLINE __u64 sum_addresses(const struct seen *seen)
+{
+	__u64 sum = sum_word(seen->words[1]);
+
+	if (seen->family == 6)
+		sum += sum_word(seen->words[2]) + sum_word(seen->words[3]) +
+		       sum_word(seen->words[4]);
+	return sum;
+}
+
+/* Both ports of a datagram, as they lie side by side. */
+INLINE __u32 ports(const struct udphdr *udp)
+{
+	return *(const __u32 *)udp;
+}
 
 /* Bytes of headers, of a kind that the verifier can follow. */
 INLINE __u32 ethernet_header(bool tagged)
@@ -66,8 +121,6 @@ INLINE void parse_udp(struct datagram *in, const struct udphdr *udp, const void 
 {
 	const __be32 *payload = (const void *)(udp + 1);
 
-	in->from_port = udp->source;
-	in->to_port = udp->dest;
 	in->udp_length = NTOHS(udp->len);
 	in->udp_check = udp->check;
 	in->first = 0;
@@ -86,9 +139,9 @@ INLINE int parse_ipv4(struct datagram *in, const struct iphdr *ip, const void *e
 	/* All but DF. */
 	if (ip->frag_off & HTONS(0xbfff))
 		return PASS_FRAGMENT;
-	in->family = 4;
-	in->from[0] = ip->saddr;
-	in->to[0] = ip->daddr;
+	in->seen.family = 4;
+	in->seen.words[0] = neighbours(ports(udp), 0);
+	in->seen.words[1] = neighbours(ip->saddr, ip->daddr);
 	in->ttl = ip->ttl;
 	in->tos = ip->tos;
 	in->id = ip->id;
@@ -107,14 +160,18 @@ INLINE bool is_extension(__u8 next)
 INLINE int parse_ipv6(struct datagram *in, const struct ipv6hdr *ip, const void *end)
 {
 	const struct udphdr *udp = (const void *)(ip + 1);
+	const __u64 *addresses = (const void *)&ip->saddr;
 
 	if ((const void *)(udp + 1) > end || (*(const __u8 *)ip & 0xf0) != 0x60)
 		return STRANGER;
 	if (ip->nexthdr != IPPROTO_UDP)
 		return is_extension(ip->nexthdr) ? PASS_FRAGMENT : STRANGER;
-	in->family = 6;
-	__builtin_memcpy(in->from, &ip->saddr, 16);
-	__builtin_memcpy(in->to, &ip->daddr, 16);
+	in->seen.family = 6;
+	in->seen.words[0] = neighbours(ports(udp), 0);
+	in->seen.words[1] = addresses[0];
+	in->seen.words[2] = addresses[1];
+	in->seen.words[3] = addresses[2];
+	in->seen.words[4] = addresses[3];
 	in->ttl = ip->hop_limit;
 	in->tos = (__u8)(NTOHS(*(const __be16 *)ip) >> 4);
 	in->broken = false;
@@ -151,10 +208,10 @@ INLINE int parse(struct xdp_md *ctx, struct datagram *in)
 		return STRANGER;
 	if (parsed != FINE)
 		return parsed;
-	length = ip_header(in->family) + in->udp_length;
+	length = ip_header(in->seen.family) + in->udp_length;
 	if (in->udp_length < UDP || ip + length > end)
 		return PASS_LENGTH;
-	in->front = ethernet_header(in->tagged) + ip_header(in->family) + UDP;
+	in->front = ethernet_header(in->tagged) + ip_header(in->seen.family) + UDP;
 	in->behind = end - ip - length;
 	return FINE;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
 /* From what a datagram shows to where it goes: its path, whether that is alive, whether its account
- * covers the datagram, and the next hop. Everything taken from a map is copied first: user space may
- * change it meanwhile. */
+ * covers the datagram, and the next hop. Everything taken from a map is copied first: user space
+ * may change it meanwhile. */
 #ifndef TURNWAY_PATH_H
 #define TURNWAY_PATH_H
 
@@ -12,15 +12,20 @@
 /* How often the pocket is tried for when another core changes it at the same time. */
 #define POCKET_TRIES 4
 
-/* What a path's check adds up to by its key. */
-INLINE __u64 check_key(const void *key, __u32 words)
+/* Both ports of what leaves, as they lie side by side. */
+INLINE __u32 path_ports(const struct path *path)
 {
-	const __u64 *word = key;
+	return *(const __u32 *)&path->from_port;
+}
+
+/* What a path's check adds up to by the words of its key. */
+INLINE __u64 check_key(const struct seen *seen, __u32 words)
+{
 	__u64 check = 0;
 
 #pragma unroll
 	for (__u32 i = 0; i < words; i++)
-		check += word[i] * (PATH_CHECK_KEY + i * PATH_CHECK_STEP);
+		check += seen->words[i] * (PATH_CHECK_KEY + i * PATH_CHECK_STEP);
 	return check;
 }
 
@@ -40,16 +45,6 @@ INLINE bool copy_path(struct path *to, const struct path *from, __u64 check)
 	return in[0] == check;
 }
 
-/* What a datagram shows. */
-struct seen {
-	const __be32 *from;
-	const __be32 *to;
-	__be16 from_port;
-	__be16 to_port;
-	__be16 channel;
-	__u8 family;
-};
-
 /* FINE: `path` is a copy of the path. */
 INLINE int find_path(const struct seen *seen, struct path *path)
 {
@@ -57,31 +52,34 @@ INLINE int find_path(const struct seen *seen, struct path *path)
 	__u64 check;
 
 	if (seen->family == 4) {
-		struct key4 key = {
-			.from = seen->from[0],
-			.to = seen->to[0],
-			.from_port = seen->from_port,
-			.to_port = seen->to_port,
-			.channel = seen->channel,
-		};
-
-		check = check_key(&key, sizeof(key) / 8);
-		found = bpf_map_lookup_elem(&paths4, &key);
+		check = check_key(seen, sizeof(seen->v4) / 8);
+		found = bpf_map_lookup_elem(&paths4, &seen->v4);
+		APART(found);
 	} else {
-		struct key6 key = {
-			.from_port = seen->from_port,
-			.to_port = seen->to_port,
-			.channel = seen->channel,
-		};
-
-		__builtin_memcpy(key.from, seen->from, 16);
-		__builtin_memcpy(key.to, seen->to, 16);
-		check = check_key(&key, sizeof(key) / 8);
-		found = bpf_map_lookup_elem(&paths6, &key);
+		check = check_key(seen, sizeof(seen->v6) / 8);
+		found = bpf_map_lookup_elem(&paths6, &seen->v6);
 	}
 	if (!found)
 		return PASS_UNKNOWN;
 	return copy_path(path, found, check) ? FINE : PASS_EXPIRED;
+}
+
+/* The kernel's coarse clock as of this tick: asking for it costs a call, and so it is asked once in
+ * a tick by all. One that another core is just writing may be the last tick's. */
+static struct {
+	__u64 tick;
+	__u64 now_ns;
+} clock;
+
+INLINE __u64 coarse_now(void)
+{
+	__u64 tick = bpf_jiffies64();
+
+	if (READ_ONCE(clock.tick) != tick) {
+		*(volatile __u64 *)&clock.now_ns = bpf_ktime_get_coarse_ns();
+		*(volatile __u64 *)&clock.tick = tick;
+	}
+	return READ_ONCE(clock.now_ns);
 }
 
 /* The account of a path that is alive. */

@@ -20,8 +20,8 @@ struct charged {
 	struct account *second;
 };
 
-/* Whether the payload begins as ChannelData does: RFC 8656 section 12, and clients of RFC 5766, which
- * had numbers up to 0x7FFF. Which of them are bound user space knows. */
+/* Whether the payload begins as ChannelData does: RFC 8656 section 12, and clients of RFC 5766,
+ * which had numbers up to 0x7FFF. Which of them are bound user space knows. */
 INLINE bool looks_like_channel_data(const struct datagram *in)
 {
 	return (*(const __u8 *)&in->first & 0xc0) == 0x40;
@@ -45,23 +45,17 @@ INLINE __u32 sum_padding(struct xdp_md *ctx, __u32 offset, __u32 length, __u32 p
 }
 
 /* The path of a client's ChannelData, whose length must be the datagram's but for padding. */
-INLINE int find_from_client(struct xdp_md *ctx, const struct datagram *in, struct outgoing *out)
+INLINE int find_from_client(struct xdp_md *ctx, struct datagram *in, struct outgoing *out)
 {
-	struct seen seen = {
-		.from = in->from,
-		.to = in->to,
-		.from_port = in->from_port,
-		.to_port = in->to_port,
-		.channel = *(const __be16 *)&in->first,
-		.family = in->family,
-	};
 	__u32 length = NTOHL(in->first) & 0xffff;
 	__u32 padding = in->udp_length - UDP - CHANNEL_HEADER - length;
 	int found;
 
 	if (padding > 3)
 		return PASS_LENGTH;
-	found = find_path(&seen, &out->path);
+	set_channel(&in->seen, in->first & HTONL(0xffff0000));
+	found = find_path(&in->seen, &out->path);
+	set_channel(&in->seen, 0);
 	if (found != FINE)
 		return found;
 	out->length = length;
@@ -79,21 +73,13 @@ INLINE int find_from_client(struct xdp_md *ctx, const struct datagram *in, struc
 
 INLINE int find_from_peer(const struct datagram *in, struct outgoing *out)
 {
-	struct seen seen = {
-		.from = in->from,
-		.to = in->to,
-		.from_port = in->from_port,
-		.to_port = in->to_port,
-		.family = in->family,
-	};
-
 	out->length = in->udp_length - UDP;
 	out->cut = in->behind;
-	return find_path(&seen, &out->path);
+	return find_path(&in->seen, &out->path);
 }
 
 /* The path of what arrived. A peer may send what looks like ChannelData. */
-INLINE int find(struct xdp_md *ctx, const struct datagram *in, struct outgoing *out)
+INLINE int find(struct xdp_md *ctx, struct datagram *in, struct outgoing *out)
 {
 	int as_channel_data = STRANGER, found;
 
@@ -109,22 +95,34 @@ INLINE int find(struct xdp_md *ctx, const struct datagram *in, struct outgoing *
 	return found == PASS_UNKNOWN ? as_channel_data : found;
 }
 
+/* What a datagram shows that left by this path. */
+INLINE void show(struct seen *seen, const struct path *path)
+{
+	const __u64 *from = (const __u64 *)path->from, *to = (const __u64 *)path->to;
+
+	seen->family = path->family;
+	seen->words[0] = neighbours(path_ports(path), 0);
+	if (path->family == 4) {
+		seen->words[1] = neighbours(path->from[0], path->to[0]);
+	} else {
+		seen->words[1] = from[0];
+		seen->words[2] = from[1];
+		seen->words[3] = to[0];
+		seen->words[4] = to[1];
+	}
+}
+
 /* Where the datagram goes that was sent to another relayed transport address of ours. */
 INLINE int find_second(struct outgoing *out, struct charged *charged, __u64 now)
 {
 	struct path first = out->path;
-	struct seen seen = {
-		.from = first.from,
-		.to = first.to,
-		.from_port = first.from_port,
-		.to_port = first.to_port,
-		.family = first.family,
-	};
+	struct seen seen;
 	int found;
 
 	/* A client of ours on our own addresses: user space knows what it is. */
 	if (first.flags & PATH_TO_CLIENT)
 		return PASS_HOP;
+	show(&seen, &first);
 	found = find_path(&seen, &out->path);
 	if (found != FINE)
 		return found;
@@ -137,7 +135,7 @@ INLINE int find_second(struct outgoing *out, struct charged *charged, __u64 now)
 /* Everything about what leaves but its next hop. */
 INLINE int prepare(const struct datagram *in, struct outgoing *out, struct charged *charged)
 {
-	__u64 now = bpf_ktime_get_coarse_ns();
+	__u64 now = coarse_now();
 	__u8 hops_taken = 1;
 	int found;
 
@@ -176,12 +174,13 @@ INLINE int charge(const struct charged *charged, __u32 bytes)
 	return FINE;
 }
 
-INLINE int relay(struct xdp_md *ctx, const struct datagram *in)
+INLINE int relay(struct xdp_md *ctx, struct datagram *in)
 {
 	struct charged charged;
 	struct outgoing out;
 	int done, action = TRANSMIT;
 
+	ON_STACK(out);
 	done = find(ctx, in, &out);
 	if (done != FINE)
 		return done;

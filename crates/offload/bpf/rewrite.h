@@ -27,27 +27,36 @@ struct outgoing {
 	__u8 ttl;
 };
 
+/* Both addresses and both ports of what leaves. */
+INLINE __u64 sum_path(const struct path *path)
+{
+	const __u64 *from = (const __u64 *)path->from, *to = (const __u64 *)path->to;
+	/* Of an IPv4 address, what follows is 0. */
+	__u64 sum = path_ports(path) + sum_word(from[0]) + sum_word(to[0]);
+
+	if (path->family == 6)
+		sum += sum_word(from[1]) + sum_word(to[1]);
+	return sum;
+}
+
 /* The checksum of the datagram that leaves, from the one that arrived: a wrong one stays wrong.
  * FINE, or PASS_CHECKSUM if that one says nothing. */
 INLINE int update_checksum(const struct datagram *in, struct outgoing *out)
 {
 	const struct path *path = &out->path;
-	__u64 before = sum_address(in->from, in->family) + sum_address(in->to, in->family) +
-		       HTONS(in->udp_length);
-	__u64 after = sum_address(path->from, path->family) + sum_address(path->to, path->family) +
-		      2 * HTONS(out->udp_length);
+	__u64 before = sum_addresses(&in->seen) + HTONS(in->udp_length);
+	__u64 after = sum_path(path) + 2 * HTONS(out->udp_length) + out->prefix;
 	__u16 check;
 
 	out->udp_check = 0;
 	if (in->udp_check == 0)
-		return in->family == 4 && path->family == 4 ? FINE : PASS_CHECKSUM;
+		return in->seen.family == 4 && path->family == 4 ? FINE : PASS_CHECKSUM;
 	/* The sum of the pseudo-header only: the sender left the rest to a device that it has not
 	 * passed. What is still several datagrams in one looks the same. */
 	if (in->udp_check == fold(before + HTONS(IPPROTO_UDP)))
 		return PASS_CHECKSUM;
-	before += HTONS(in->udp_length) + (__u64)in->from_port + in->to_port + out->stripped +
+	before += HTONS(in->udp_length) + (__u64)seen_ports(&in->seen) + out->stripped +
 		  out->padding_sum;
-	after += (__u64)path->from_port + path->to_port + out->prefix;
 	check = ~fold((__u16)~in->udp_check + after + (__u16)~fold(before));
 	/* 0 would say that there is none. */
 	out->udp_check = check ? check : 0xffff;
@@ -56,29 +65,30 @@ INLINE int update_checksum(const struct datagram *in, struct outgoing *out)
 
 INLINE void write_ipv4(struct iphdr *ip, const struct datagram *in, const struct outgoing *out)
 {
+	const struct path *path = &out->path;
 	__u16 length = IPV4 + out->udp_length;
+	__be16 fragment = 0, id = 0;
+	__be32 first = HTONL(0x45000000 | (__u32)in->tos << 16 | length);
+	__be32 third = HTONL((__u32)out->ttl << 24 | IPPROTO_UDP << 16);
 
-	*(__u8 *)ip = 0x45;
-	ip->tos = in->tos;
-	ip->tot_len = HTONS(length);
-	if (in->family == 4) {
+	if (in->seen.family == 4) {
 		/* DF as it came. The flows of many senders become one sender's: their identifications
 		 * are kept apart by what is different about them. */
-		ip->frag_off = in->fragment;
-		ip->id = in->id ^ out->path.from_port ^ out->path.channel;
+		fragment = in->fragment;
+		id = in->id ^ path->from_port ^ path->channel;
 	} else if (length <= FRAGMENTABLE) {
-		ip->frag_off = 0;
-		ip->id = bpf_get_prandom_u32();
+		id = bpf_get_prandom_u32();
 	} else {
-		ip->frag_off = DONT_FRAGMENT;
-		ip->id = 0;
+		fragment = DONT_FRAGMENT;
 	}
+	*(__be32 *)ip = first;
+	ip->id = id;
+	ip->frag_off = fragment;
 	ip->ttl = out->ttl;
 	ip->protocol = IPPROTO_UDP;
-	ip->check = 0;
-	ip->saddr = out->path.from[0];
-	ip->daddr = out->path.to[0];
-	ip->check = ~sum_ipv4(ip);
+	ip->check = ~fold((__u64)first + third + id + fragment + path->from[0] + path->to[0]);
+	ip->saddr = path->from[0];
+	ip->daddr = path->to[0];
 }
 
 INLINE void write_ipv6(struct ipv6hdr *ip, const struct datagram *in, const struct outgoing *out)
@@ -138,8 +148,7 @@ INLINE int rewrite(struct xdp_md *ctx, const struct datagram *in, const struct o
 		write_ipv6(ip, in, out);
 		udp = ip + IPV6;
 	}
-	udp->source = out->path.from_port;
-	udp->dest = out->path.to_port;
+	*(__u32 *)udp = path_ports(&out->path);
 	udp->len = HTONS(out->udp_length);
 	udp->check = out->udp_check;
 	if (out->prefix) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
 /* The data path in the kernel: relays ChannelData between UDP clients and their peers, and answers
- * STUN Binding requests, before the kernel's network stack sees them. It decides nothing: user space
- * says by its maps what is to be relayed, from where to where, how much and how long (abi.h).
+ * STUN Binding requests, before the kernel's network stack sees them. It decides nothing: user
+ * space says by its maps what is to be relayed, from where to where, how much and how long (abi.h).
  * Whatever is not exactly that goes up the stack as it came, so that a miss costs speed only.
  *
  * In reading order: packet.h (what arrived), path.h (where it goes), rewrite.h (what leaves),
@@ -20,8 +20,10 @@ INLINE void count(__u32 outcome)
 INLINE int decide(struct xdp_md *ctx)
 {
 	struct datagram in;
-	int done = parse(ctx, &in);
+	int done;
 
+	ON_STACK(in);
+	done = parse(ctx, &in);
 	if (done != FINE)
 		return done;
 	/* Peers send STUN as well; a listener is no relayed transport address. */

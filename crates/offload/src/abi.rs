@@ -7,31 +7,31 @@
 #[cfg(test)]
 mod tests;
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::IpAddr;
 use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 
 /// What a datagram over IPv4 shows.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Key4 {
-    pub(crate) from: [u8; 4],
-    pub(crate) to: [u8; 4],
     pub(crate) from_port: [u8; 2],
     pub(crate) to_port: [u8; 2],
     pub(crate) channel: [u8; 2],
     pub(crate) zero: u16,
+    pub(crate) from: [u8; 4],
+    pub(crate) to: [u8; 4],
 }
 
 /// What a datagram over IPv6 shows.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Key6 {
-    pub(crate) from: [u8; 16],
-    pub(crate) to: [u8; 16],
     pub(crate) from_port: [u8; 2],
     pub(crate) to_port: [u8; 2],
     pub(crate) channel: [u8; 2],
     pub(crate) zero: u16,
+    pub(crate) from: [u8; 16],
+    pub(crate) to: [u8; 16],
 }
 
 /// Where it goes.
@@ -220,16 +220,14 @@ impl Outcome {
 /// Counters by [`Outcome`].
 pub type Outcomes = [u64; Outcome::ALL.len()];
 
-/// An address in its sixteen bytes, and its family.
+/// An address in its sixteen bytes, of which IPv4 has the first four, and its family.
 pub(crate) fn address(ip: IpAddr) -> ([u8; 16], u8) {
     match ip {
-        IpAddr::V4(ip) => (first_word(ip), 4),
-        IpAddr::V6(ip) => (Ipv6Addr::octets(&ip), 6),
+        IpAddr::V4(ip) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&ip.octets());
+            (bytes, 4)
+        }
+        IpAddr::V6(ip) => (ip.octets(), 6),
     }
-}
-
-fn first_word(ip: Ipv4Addr) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..4].copy_from_slice(&ip.octets());
-    bytes
 }

@@ -84,7 +84,8 @@ fn a_removed_path_is_nobodys() {
         kernel.maps().paths.remove(&from_peer).unwrap();
     }
     kernel.passes(&channel.from_client(b"payload").encode(), Some(Outcome::PassUnknown));
-    kernel.passes(&channel.from_peer(b"payload").encode(), None);
+    // What looks like ChannelData would be counted as such.
+    kernel.passes(&channel.from_peer(&payload(8)).encode(), None);
     kernel.install(&channel, [NextHop::At(common::TO_PEERS), NextHop::At(common::TO_CLIENTS)]);
     kernel.relayed(&channel.from_client(b"payload"));
 }

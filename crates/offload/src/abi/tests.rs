@@ -58,8 +58,8 @@ fn structs_have_the_same_fields_at_the_same_places() {
             assert_eq!(there.fields, here, "{}", $c);
         };
     }
-    same!(Key4, "key4", from, to, from_port, to_port, channel, zero);
-    same!(Key6, "key6", from, to, from_port, to_port, channel, zero);
+    same!(Key4, "key4", from_port, to_port, channel, zero, from, to);
+    same!(Key6, "key6", from_port, to_port, channel, zero, from, to);
     same!(
         Path, "path", check, hop, family, flags, account, to, from, from_port, to_port, channel,
         zero, generation, zero2
