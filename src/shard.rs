@@ -196,12 +196,13 @@ impl Shard {
     /// Lets datagrams gather, if they come at a pace at which each would wake this thread.
     fn rest(&mut self) {
         let received = std::mem::take(&mut self.received);
-        match self.pace.rest(self.now.mono_ns, received) {
+        let now_ns = udp::system::monotonic_ns();
+        match self.pace.rest(self.now.mono_ns, now_ns, received) {
             Rest::Wait => {}
-            Rest::WaitOften => self.metronome.stay_set(self.now.mono_ns),
+            Rest::WaitOften => self.metronome.stay_set(now_ns),
             Rest::Pause(pause_ns) => {
                 self.stats.pauses += 1;
-                self.metronome.pause(udp::system::monotonic_ns(), pause_ns);
+                self.metronome.pause(now_ns, pause_ns);
             }
         }
     }
@@ -229,9 +230,9 @@ impl Shard {
         self.parts.board.publish(self.parts.server.stats(), &self.stats);
     }
 
+    /// Reckoned from the beginning of the turn, whose length matters to none of these.
     fn timeout(&self) -> Duration {
-        let now = udp::system::monotonic_ns();
-        let until = |at_ns: u64| Duration::from_nanos(at_ns.saturating_sub(now));
+        let until = |at_ns: u64| Duration::from_nanos(at_ns.saturating_sub(self.now.mono_ns));
         let deadline = self.parts.server.deadline().map_or(IDLE, until);
         let turn = self.mirror.as_ref().and_then(Mirror::due_ns).map_or(IDLE, until);
         let publish = if self.unpublished { until(self.published_ns + PUBLISH_NS) } else { IDLE };

@@ -312,11 +312,11 @@ keys! {
         /// A TCP connection without an allocation is closed after this time.
         Default tcp_idle_timeout: Span = "\"60s\"", Restart;
         /// While datagrams come so evenly and fast that each would wake a thread, the thread pauses
-        /// for at most this long before it looks for more, so that a wake-up serves several. That
-        /// saves up to half of the CPU time at some 10,000 to 100,000 datagrams per second and
-        /// thread, and delays each by half of it on average, in the worst case by all of it. With
-        /// less traffic nothing is delayed, with more hardly anything. `"0us"` turns it off.
-        Default wakeup_delay: Delay = "\"100us\"", Restart;
+        /// for at most this long before it looks for more, so that a wake-up serves several. Each
+        /// waits for half of it on average then, and for all of it at worst. It saves CPU time from
+        /// some 10,000 datagrams per second and thread on; with less traffic nothing is delayed,
+        /// with much more hardly anything. `"0us"` turns it off.
+        Default wakeup_delay: Delay = "\"120us\"", Restart;
         /// After SIGTERM existing allocations live on for at most this time.
         Default drain_timeout: Span = "\"60s\"", Live;
         /// Everything that is relayed together, in payload bytes and each direction separately;

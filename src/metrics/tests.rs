@@ -223,6 +223,7 @@ fn figures_of_sockets_and_process_are_shown() {
         tcp_queue_drops: 10,
         accept_paused: 11,
         pauses: 12,
+        ..IoStats::default()
     };
     view.boards[0].publish(&Stats::default(), &io);
     let shown = scrape(&view);

@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use turnway_udp::Timer;
 
-/// Datagrams that a wake-up is to serve: what more would save of its price is little, and it would
-/// be paid for by the latency of all.
+/// Datagrams that a wake-up is to serve: what more would save of its price is little, and all would
+/// pay for it with latency.
 const GATHER: u64 = 4;
 
 /// A pause must be this long to be worth its price: a timer, and a wake-up all the same.
-const LEAST_NS: u64 = 25_000;
+const LEAST_NS: u64 = 40_000;
 
 /// The weight of what the last turn saw in the expected gap between datagrams: one in this many.
 const WEIGHT: u64 = 4;
@@ -63,23 +63,25 @@ impl Pace {
         Self { most_ns, gap_ns: QUIET_NS, turned_ns: 0 }
     }
 
-    /// What to do after a turn that began at `at_ns` and served `count` datagrams or messages.
+    /// What to do after a turn that began at `began_ns`, served `count` datagrams or messages, and
+    /// ended at `ended_ns`.
     ///
     /// There is a pause only where one of the configured length would gather more datagrams than
-    /// one, and it is no longer than [`GATHER`] of them are expected to take: the faster they come
-    /// the shorter it is. What comes in bursts, or faster than it is dealt with, shares wake-ups
-    /// by itself.
-    pub(super) fn rest(&mut self, at_ns: u64, count: u64) -> Rest {
+    /// one, and turn and pause together are no longer than [`GATHER`] of them are expected to
+    /// take: the faster they come the shorter it is. What comes in bursts, or nearly as fast as it
+    /// is dealt with, shares wake-ups by itself.
+    pub(super) fn rest(&mut self, began_ns: u64, ended_ns: u64, count: u64) -> Rest {
         if count == 0 {
             return Rest::Wait;
         }
-        let gap_ns = (at_ns.saturating_sub(self.turned_ns) / count).min(QUIET_NS);
-        self.turned_ns = at_ns;
+        let gap_ns = (began_ns.saturating_sub(self.turned_ns) / count).min(QUIET_NS);
+        self.turned_ns = began_ns;
         self.gap_ns = (self.gap_ns * (WEIGHT - 1) + gap_ns) / WEIGHT;
         if self.gap_ns > OFTEN_NS {
             return Rest::Wait;
         }
-        let pause_ns = (GATHER * self.gap_ns).min(self.most_ns);
+        let worked_ns = ended_ns.saturating_sub(began_ns);
+        let pause_ns = (GATHER * self.gap_ns).saturating_sub(worked_ns).min(self.most_ns);
         let few_come = self.gap_ns * 3 > self.most_ns * 2;
         let many_came = count > 2 * GATHER;
         if few_come || many_came || pause_ns < LEAST_NS {

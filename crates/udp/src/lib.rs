@@ -9,14 +9,14 @@
 //! - [`send`]: a batch of outgoing datagrams for `sendmmsg`, each a prefix and a slice of what was
 //!   received, with its own TTL, DSCP, source address and DF bit; runs of them by UDP_SEGMENT.
 //! - [`errqueue`]: ICMP errors, read from the error queue.
-//! - [`poll`]: epoll, and an eventfd that wakes it from another thread.
+//! - [`poll`]: epoll, an eventfd that wakes it from another thread, and a timer to sleep by.
 //! - [`system`]: CPUs, descriptor limit, default route, monotonic clock.
 //!
 //! Beneath them `address` and `cmsg` translate socket addresses and control messages. A TCP
 //! connection is a plain [`std::net::TcpStream`], non-blocking, which has all that is needed.
 //!
-//! Nothing here blocks but [`poll::Poller::wait`], nothing starts a thread, and no path that a
-//! datagram takes allocates heap memory.
+//! Nothing here blocks but [`poll::Poller::wait`] and [`poll::Timer::wait`], nothing starts a thread,
+//! and no path that a datagram takes allocates heap memory.
 
 #![allow(unsafe_code)] // this crate is where it lives
 #![allow(clippy::unnecessary_cast)] // the widths of some C fields differ between glibc and musl

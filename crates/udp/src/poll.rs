@@ -1,8 +1,9 @@
-//! epoll, and an eventfd to wake it from another thread.
+//! epoll, an eventfd to wake it from another thread, and a timer to sleep by.
 
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
 use std::time::Duration;
 
 /// What a file descriptor is watched for. Errors and hang-ups are always reported.
@@ -215,8 +216,8 @@ impl AsFd for Waker {
     }
 }
 
-/// A timer that is set ahead of its time: to set one that is not the machine's next to expire is
-/// cheap, while to sleep means to program the hardware, for which a virtual machine asks its host.
+/// A timer that can be set long before it is slept for: to set one that is not the next to expire
+/// is cheap, while a sleep has the kernel program the hardware.
 #[derive(Debug)]
 pub struct Timer(OwnedFd);
 
@@ -233,7 +234,8 @@ impl Timer {
     }
 
     /// Sets it to expire once, at `at_ns` nanoseconds of CLOCK_MONOTONIC, as
-    /// [`crate::system::monotonic_ns`] gives them, instead of when it was set to. Zero unsets it.
+    /// [`crate::system::monotonic_ns`] gives them; not at what it was set to before, if that is
+    /// still to come.
     pub fn set(&self, at_ns: u64) {
         let at = libc::timespec {
             tv_sec: (at_ns / 1_000_000_000) as _,
@@ -242,15 +244,16 @@ impl Timer {
         let never = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         let setting = libc::itimerspec { it_interval: never, it_value: at };
         let (fd, flags) = (self.0.as_raw_fd(), libc::TFD_TIMER_ABSTIME);
-        // SAFETY: `setting` is readable. It cannot fail: the times are valid ones.
-        unsafe { libc::timerfd_settime(fd, flags, &raw const setting, std::ptr::null_mut()) };
+        // SAFETY: `setting` is readable, and nothing is to be written. It cannot fail, as the time
+        // is a valid one.
+        unsafe { libc::timerfd_settime(fd, flags, &raw const setting, ptr::null_mut()) };
     }
 
-    /// Sleeps until it has expired, or not at all if it has since it was last set. It must be set,
-    /// or this never returns.
+    /// Sleeps until it expires, or not at all if it has expired since it was set. One that is not
+    /// set never does. A signal ends the sleep early.
     pub fn wait(&self) {
         let mut count = 0_u64;
-        // SAFETY: eight bytes are writable at `count`. A signal is no reason to sleep on.
+        // SAFETY: eight bytes are writable at `count`. It fails only where a signal came.
         unsafe {
             libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>());
         }

@@ -13,16 +13,17 @@ fn turns(pace: &mut Pace, gap_ns: u64, work_ns: u64) -> Vec<(u64, Rest)> {
         let come = (now_ns - begin_ns) / gap_ns + 1;
         let count = come - served;
         served = come;
-        let rest = pace.rest(now_ns, count);
+        let ended_ns = now_ns + count * work_ns;
+        let rest = pace.rest(now_ns, ended_ns, count);
         turns.push((count, rest));
-        now_ns += count * work_ns;
+        now_ns = ended_ns;
         now_ns = match rest {
             Rest::Pause(pause_ns) => now_ns + pause_ns,
             Rest::Wait | Rest::WaitOften => now_ns,
         };
         now_ns = now_ns.max(begin_ns + served * gap_ns);
     }
-    turns.split_off(20.min(turns.len() / 2))
+    turns.split_off(40.min(turns.len() / 2))
 }
 
 fn served_by_each(turns: &[(u64, Rest)]) -> f64 {
@@ -46,15 +47,15 @@ fn evenly_paced_datagrams_share_wakeups() {
 }
 
 #[test]
-fn no_pause_is_longer_than_configured_and_fast_datagrams_wait_less() {
-    let mut longest = Vec::new();
-    for gap_ns in [60_000, 50_000, 25_000, 20_000, 15_000, 10_000, 7_000] {
+fn no_pause_is_longer_than_configured_or_than_a_few_datagrams_take() {
+    for gap_ns in [70_000, 60_000, 50_000, 25_000, 20_000, 16_000, 14_000] {
         let turns = turns(&mut Pace::new(DELAY), gap_ns, 4_000);
-        longest.push(pauses(&turns).max().expect("there are pauses"));
+        let longest_ns = pauses(&turns).max().expect("there are pauses");
+        assert!(longest_ns <= DELAY_NS, "{longest_ns} ns, {gap_ns} ns apart");
+        // The gap is an estimate.
+        let few_ns = GATHER * gap_ns * 5 / 4;
+        assert!(longest_ns <= few_ns, "{longest_ns} ns, {gap_ns} ns apart");
     }
-    assert!(longest.iter().all(|&pause_ns| pause_ns <= DELAY_NS), "{longest:?}");
-    assert!(longest.is_sorted_by(|slower, faster| slower >= faster), "{longest:?}");
-    assert!(longest[6] < DELAY_NS / 3, "{longest:?}");
 }
 
 #[test]
@@ -69,17 +70,22 @@ fn datagrams_further_apart_than_the_delay_never_wait() {
 fn the_first_datagrams_after_a_quiet_time_do_not_wait() {
     let mut pace = Pace::new(DELAY);
     assert!(pauses(&turns(&mut pace, 20_000, 5_000)).count() > 0);
-    assert_eq!(pace.rest(5 * SECOND_NS, 1), Rest::Wait);
-    assert_eq!(pace.rest(5 * SECOND_NS + 10_000, 1), Rest::Wait);
+    for at_ns in [5 * SECOND_NS, 5 * SECOND_NS + 10_000] {
+        assert_eq!(pace.rest(at_ns, at_ns + 5_000, 1), Rest::Wait);
+    }
 }
 
 #[test]
 fn saturation_and_bursts_are_not_held_up() {
-    // 4 µs of work for what comes every 4 µs.
-    assert_eq!(pauses(&turns(&mut Pace::new(DELAY), 4_000, 4_000)).count(), 0);
+    // Work for 4 µs with what comes every 4 µs, or nearly as often.
+    for gap_ns in [4_000, 6_000, 9_000] {
+        let turns = turns(&mut Pace::new(DELAY), gap_ns, 4_000);
+        assert_eq!(pauses(&turns).count(), 0, "{gap_ns} ns apart");
+    }
     // Thirty at once, a thousand times in a second.
     let mut pace = Pace::new(DELAY);
-    let rests = (1..1_000).map(|burst| pace.rest(burst * 1_000_000, 30));
+    let rests =
+        (1..1_000).map(|burst| pace.rest(burst * 1_000_000, burst * 1_000_000 + 40_000, 30));
     assert!(rests.into_iter().all(|rest| !matches!(rest, Rest::Pause(_))));
 }
 
@@ -96,7 +102,7 @@ fn turns_without_datagrams_change_nothing() {
     let mut pace = Pace::new(DELAY);
     turns(&mut pace, 50_000, 5_000);
     let (gap_ns, turned_ns) = (pace.gap_ns, pace.turned_ns);
-    assert_eq!(pace.rest(3 * SECOND_NS, 0), Rest::Wait);
+    assert_eq!(pace.rest(3 * SECOND_NS, 3 * SECOND_NS, 0), Rest::Wait);
     assert_eq!((pace.gap_ns, pace.turned_ns), (gap_ns, turned_ns));
 }
 
