@@ -305,6 +305,8 @@ impl Shard {
     fn channel_down(&mut self, relay: RelayId, number: u16) {
         if let Some(mirror) = &mut self.mirror {
             mirror.down(relay, number, &mut self.parts.server, self.now);
+            // After the last channel there are no turns.
+            self.stats.offloaded = mirror.relayed();
         }
     }
 
