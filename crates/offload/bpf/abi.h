@@ -10,12 +10,13 @@
 /* --- paths4, paths6: hash maps from what a datagram shows to one direction of a channel --- */
 
 /* A datagram from a client has its channel number here; one from a peer has 0, which is no
- * channel's number. */
+ * channel's number. What one relayed transport address of ours sends to another has INSIDE, else 0:
+ * no frame is ever seen as that, so that nobody on a wire can pretend to be us. */
 struct key4 {
 	__be16 from_port;
 	__be16 to_port;
 	__be16 channel;
-	__u16 zero;
+	__u16 inside;
 	__be32 from;
 	__be32 to;
 };
@@ -24,10 +25,12 @@ struct key6 {
 	__be16 from_port;
 	__be16 to_port;
 	__be16 channel;
-	__u16 zero;
+	__u16 inside;
 	__be32 from[4];
 	__be32 to[4];
 };
+
+#define INSIDE 0xffff
 
 /* Never changes while it is in the map: what changes is in the account and in the hop.
  *

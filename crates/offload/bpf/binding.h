@@ -97,11 +97,15 @@ INLINE bool is_listener(const struct request *request)
 	return bpf_map_lookup_elem(&listeners, &key) != NULL;
 }
 
-/* An address to which nothing is sent: nobody, oneself, a group. */
-INLINE bool is_nobody(const struct request *request)
+/* An address to which nothing is sent: nobody, oneself, a group; also of Ethernet. */
+INLINE bool is_nobody(struct xdp_md *ctx, const struct request *request)
 {
+	const struct ethhdr *ethernet = (const void *)(long)ctx->data;
 	const __u8 *from = (const __u8 *)request->from;
 
+	if ((const void *)(ethernet + 1) > (const void *)(long)ctx->data_end ||
+	    ethernet->h_source[0] & 1)
+		return true;
 	if (request->from_port == 0)
 		return true;
 	if (request->family == 4)
@@ -266,13 +270,13 @@ INLINE int binding(struct xdp_md *ctx, const struct datagram *in)
 		return STRANGER;
 	setting = bpf_map_lookup_elem(&settings, &zero);
 	if (request.message.head != BARE_REQUEST || in->udp_length != UDP + STUN_HEADER ||
-	    is_nobody(&request) || !setting || !(setting->flags & SETTINGS_BINDING))
+	    is_nobody(ctx, &request) || !setting || !(setting->flags & SETTINGS_BINDING))
 		return PASS_REQUEST;
 	if (!is_intact(in, &request))
 		return PASS_CHECKSUM;
 	if (!may_answer(setting, &request))
 		return BINDING_LIMITED;
-	return answer(ctx, in, &request) ? BINDING_ANSWERED : PASS_HEADROOM;
+	return answer(ctx, in, &request) ? BINDING_ANSWERED : PASS_REQUEST;
 }
 
 #endif

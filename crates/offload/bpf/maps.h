@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: (MIT OR Apache-2.0) OR GPL-2.0-only */
-/* The maps. User space sets the sizes of paths and accounts when it loads the program. */
+/* The maps. User space sets the sizes of paths and accounts when it loads the program. A path takes
+ * memory while it is there only: most machines have few. */
 #ifndef TURNWAY_MAPS_H
 #define TURNWAY_MAPS_H
 
@@ -8,6 +9,7 @@
 
 struct {
 	NUMBER(type, BPF_MAP_TYPE_HASH);
+	NUMBER(map_flags, BPF_F_NO_PREALLOC);
 	NUMBER(max_entries, 1);
 	TYPE(key, struct key4);
 	TYPE(value, struct path);
@@ -15,6 +17,7 @@ struct {
 
 struct {
 	NUMBER(type, BPF_MAP_TYPE_HASH);
+	NUMBER(map_flags, BPF_F_NO_PREALLOC);
 	NUMBER(max_entries, 1);
 	TYPE(key, struct key6);
 	TYPE(value, struct path);

@@ -95,13 +95,13 @@ INLINE int find(struct xdp_md *ctx, struct datagram *in, struct outgoing *out)
 	return found == PASS_UNKNOWN ? as_channel_data : found;
 }
 
-/* What a datagram shows that left by this path. */
+/* What a datagram shows that left by this path, and never came by a wire. */
 INLINE void show(struct seen *seen, const struct path *path)
 {
 	const __u64 *from = (const __u64 *)path->from, *to = (const __u64 *)path->to;
 
 	seen->family = path->family;
-	seen->words[0] = neighbours(path_ports(path), 0);
+	seen->words[0] = neighbours(path_ports(path), HTONL(INSIDE));
 	if (path->family == 4) {
 		seen->words[1] = neighbours(path->from[0], path->to[0]);
 	} else {

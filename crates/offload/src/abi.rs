@@ -17,7 +17,7 @@ pub(crate) struct Key4 {
     pub(crate) from_port: [u8; 2],
     pub(crate) to_port: [u8; 2],
     pub(crate) channel: [u8; 2],
-    pub(crate) zero: u16,
+    pub(crate) inside: u16,
     pub(crate) from: [u8; 4],
     pub(crate) to: [u8; 4],
 }
@@ -29,10 +29,13 @@ pub(crate) struct Key6 {
     pub(crate) from_port: [u8; 2],
     pub(crate) to_port: [u8; 2],
     pub(crate) channel: [u8; 2],
-    pub(crate) zero: u16,
+    pub(crate) inside: u16,
     pub(crate) from: [u8; 16],
     pub(crate) to: [u8; 16],
 }
+
+/// Of what one relayed transport address of ours sends to another.
+pub(crate) const INSIDE: u16 = 0xFFFF;
 
 /// Where it goes.
 #[repr(C)]

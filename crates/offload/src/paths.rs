@@ -21,6 +21,15 @@ enum Toward {
     Peer = 1,
 }
 
+impl Toward {
+    fn other(self) -> Toward {
+        match self {
+            Toward::Client => Toward::Peer,
+            Toward::Peer => Toward::Client,
+        }
+    }
+}
+
 const INSTALL: [Toward; 2] = [Toward::Client, Toward::Peer];
 const REMOVE: [Toward; 2] = [Toward::Peer, Toward::Client];
 
@@ -56,6 +65,14 @@ enum State {
     Refused(Refusal),
 }
 
+/// The kernel believes nobody on a wire who claims one of our own addresses, nor does the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Wire,
+    /// Another relayed transport address of ours.
+    Inside,
+}
+
 #[derive(Debug)]
 struct Installed {
     channel: Channel,
@@ -69,7 +86,8 @@ struct Leg {
     flow: usize,
     /// Place among the flow's members.
     place: usize,
-    in_map: bool,
+    /// If it is in the map, for what comes from there.
+    in_map: Option<Origin>,
 }
 
 impl Paths {
@@ -101,7 +119,7 @@ impl Paths {
             let flow = self.join(world, to, from);
             let members = &mut self.flows[flow].members;
             members.push((slot, toward));
-            Leg { flow, place: members.len() - 1, in_map: false }
+            Leg { flow, place: members.len() - 1, in_map: None }
         });
         if self.channels.len() <= slot.index() {
             self.channels.resize_with(slot.index() + 1, || None);
@@ -114,8 +132,8 @@ impl Paths {
     pub(crate) fn remove(&mut self, world: &mut impl World, slot: Slot) {
         let Some(Some(channel)) = self.channels.get(slot.index()) else { return };
         for toward in REMOVE {
-            if channel.legs[toward as usize].in_map {
-                if let Some(key) = key(&channel.channel, toward) {
+            if let Some(origin) = channel.legs[toward as usize].in_map {
+                if let Some(key) = key(&channel.channel, toward, origin) {
                     world.remove(&key);
                 }
                 self.entries -= 1;
@@ -253,6 +271,9 @@ impl Paths {
                 let (slot, toward) = self.flows[index].members[n];
                 // A refusal is counted when a channel comes up, and not at each change of routes.
                 let _ = self.place(world, slot, toward);
+                if origin(new, toward.other()) != origin(old, toward.other()) {
+                    let _ = self.place(world, slot, toward.other());
+                }
             }
         }
         if let State::Hop(hop) = old {
@@ -261,27 +282,47 @@ impl Paths {
         }
     }
 
-    /// Makes the maps say what the flow says.
+    /// Makes the maps say what the flows of both directions say: where it goes, and where what goes
+    /// there comes from.
     fn place(&mut self, world: &mut impl World, slot: Slot, toward: Toward) -> Result<(), Refusal> {
         let channel = self.channels[slot.index()].as_mut().expect("a member is installed");
-        let leg = channel.legs[toward as usize];
-        let hop = match (self.flows[leg.flow].state, toward) {
-            (State::Hop(hop), Toward::Client | Toward::Peer) => Ok(NextHop::At(hop)),
-            (State::Local, Toward::Peer) => Ok(NextHop::Local),
-            (State::Local, Toward::Client) => Err(Refusal::Local),
-            (State::Refused(refusal), Toward::Client | Toward::Peer) => Err(refusal),
-        };
-        let Some(key) = key(&channel.channel, toward) else { return Err(Refusal::NoRoute) };
-        let placed = hop.and_then(|hop| {
+        let [way, back] = [toward, toward.other()].map(|it| channel.legs[it as usize]);
+        let [state, source] = [way, back].map(|leg| self.flows[leg.flow].state);
+        let placed = next_hop(state, toward).and_then(|hop| {
+            let origin = origin(source, toward)?;
+            let key = key(&channel.channel, toward, origin).ok_or(Refusal::NoRoute)?;
             let path = path(channel, slot, toward, hop);
-            if world.insert(&key, &path) { Ok(()) } else { Err(Refusal::Map) }
+            if world.insert(&key, &path) { Ok(origin) } else { Err(Refusal::Map) }
         });
-        if placed.is_err() && leg.in_map {
+        if let Some(before) = way.in_map
+            && placed != Ok(before)
+            && let Some(key) = key(&channel.channel, toward, before)
+        {
             world.remove(&key);
         }
-        channel.legs[toward as usize].in_map = placed.is_ok();
-        self.entries = self.entries + u64::from(placed.is_ok()) - u64::from(leg.in_map);
-        placed
+        channel.legs[toward as usize].in_map = placed.ok();
+        self.entries = self.entries + u64::from(placed.is_ok()) - u64::from(way.in_map.is_some());
+        placed.map(drop)
+    }
+}
+
+fn next_hop(state: State, toward: Toward) -> Result<NextHop, Refusal> {
+    match (state, toward) {
+        (State::Hop(hop), Toward::Client | Toward::Peer) => Ok(NextHop::At(hop)),
+        (State::Local, Toward::Peer) => Ok(NextHop::Local),
+        (State::Local, Toward::Client) => Err(Refusal::Local),
+        (State::Refused(refusal), Toward::Client | Toward::Peer) => Err(refusal),
+    }
+}
+
+/// Where a direction's datagrams come from. `source`: the way back to whom they show as their
+/// source.
+fn origin(source: State, toward: Toward) -> Result<Origin, Refusal> {
+    match (source, toward) {
+        (State::Local, Toward::Client) => Ok(Origin::Inside),
+        (State::Local, Toward::Peer) => Err(Refusal::Local),
+        (State::Refused(why @ (Refusal::Local | Refusal::LinkLocal)), _) => Err(why),
+        (State::Hop(_) | State::Refused(_), Toward::Client | Toward::Peer) => Ok(Origin::Wire),
     }
 }
 
@@ -294,10 +335,13 @@ fn addresses(channel: &Channel, toward: Toward) -> (IpAddr, IpAddr) {
 }
 
 /// What arrives of a direction. `None` if two addresses of one side are of different families.
-fn key(channel: &Channel, toward: Toward) -> Option<PathKey> {
-    match toward {
-        Toward::Client => PathKey::from_peer(channel.peer, channel.relay),
-        Toward::Peer => PathKey::from_client(channel.client, channel.server, channel.number),
+fn key(channel: &Channel, toward: Toward, origin: Origin) -> Option<PathKey> {
+    match (toward, origin) {
+        (Toward::Client, Origin::Wire) => PathKey::from_peer(channel.peer, channel.relay),
+        (Toward::Client, Origin::Inside) => PathKey::from_relay(channel.peer, channel.relay),
+        (Toward::Peer, Origin::Wire | Origin::Inside) => {
+            PathKey::from_client(channel.client, channel.server, channel.number)
+        }
     }
 }
 

@@ -58,8 +58,8 @@ fn structs_have_the_same_fields_at_the_same_places() {
             assert_eq!(there.fields, here, "{}", $c);
         };
     }
-    same!(Key4, "key4", from_port, to_port, channel, zero, from, to);
-    same!(Key6, "key6", from_port, to_port, channel, zero, from, to);
+    same!(Key4, "key4", from_port, to_port, channel, inside, from, to);
+    same!(Key6, "key6", from_port, to_port, channel, inside, from, to);
     same!(
         Path, "path", check, hop, family, flags, account, to, from, from_port, to_port, channel,
         zero, generation, zero2
@@ -112,6 +112,7 @@ fn constants_are_those_of_the_header() {
         }
     };
     let constants = [
+        ("INSIDE", INSIDE.into()),
         ("PATH_TO_CLIENT", PATH_TO_CLIENT.into()),
         ("HOP_LOCAL", HOP_LOCAL.into()),
         ("PATH_CHECK_KEY", PATH_CHECK_KEY),

@@ -63,6 +63,8 @@ fn expand(configured: &[SocketAddr], addresses: &[IpAddr]) -> BTreeSet<SocketAdd
             found.insert(SocketAddr::new(ip, listener.port()));
         }
     }
+    // Nobody on a wire has business with these.
+    found.retain(|listener| !listener.ip().is_loopback());
     found
 }
 
@@ -72,11 +74,12 @@ mod tests {
 
     #[test]
     fn a_wildcard_is_every_address_of_its_family() {
-        let configured = ["0.0.0.0:3478", "[::1]:5349"].map(|it| it.parse().unwrap());
+        let configured =
+            ["0.0.0.0:3478", "[2001:db8::2]:5349", "[::1]:3478"].map(|it| it.parse().unwrap());
         let addresses = ["192.0.2.1", "127.0.0.1", "2001:db8::1"].map(|it| it.parse().unwrap());
         let found: Vec<String> =
             expand(&configured, &addresses).iter().map(ToString::to_string).collect();
-        assert_eq!(found, ["127.0.0.1:3478", "192.0.2.1:3478", "[::1]:5349"]);
+        assert_eq!(found, ["192.0.2.1:3478", "[2001:db8::2]:5349"]);
         assert_eq!(expand(&configured[..1], &[]).len(), 0);
     }
 }

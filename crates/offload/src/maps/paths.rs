@@ -56,26 +56,32 @@ impl PathKey {
     /// The key of a client's ChannelData with this number to a server address. `None` if the two
     /// are of different families.
     pub fn from_client(client: SocketAddr, server: SocketAddr, channel: u16) -> Option<PathKey> {
-        PathKey::new(client, server, channel)
+        PathKey::new(client, server, channel, 0)
     }
 
     /// The key of a peer's datagram to a relayed transport address. `None` as above.
     pub fn from_peer(peer: SocketAddr, relay: SocketAddr) -> Option<PathKey> {
-        PathKey::new(peer, relay, 0)
+        PathKey::new(peer, relay, 0, 0)
     }
 
-    fn new(from: SocketAddr, to: SocketAddr, channel: u16) -> Option<PathKey> {
+    /// The key of what one relayed transport address of ours sends to another: a datagram that
+    /// [`NextHop::Local`] was sent to, and that no wire can bring. `None` as above.
+    pub fn from_relay(peer: SocketAddr, relay: SocketAddr) -> Option<PathKey> {
+        PathKey::new(peer, relay, 0, abi::INSIDE)
+    }
+
+    fn new(from: SocketAddr, to: SocketAddr, channel: u16, inside: u16) -> Option<PathKey> {
         let from_port = from.port().to_be_bytes();
         let to_port = to.port().to_be_bytes();
         let channel = channel.to_be_bytes();
         let key = match (from, to) {
             (SocketAddr::V4(from), SocketAddr::V4(to)) => {
                 let (from, to) = (from.ip().octets(), to.ip().octets());
-                Key::V4(Key4 { from, to, from_port, to_port, channel, zero: 0 })
+                Key::V4(Key4 { from, to, from_port, to_port, channel, inside })
             }
             (SocketAddr::V6(from), SocketAddr::V6(to)) => {
                 let (from, to) = (from.ip().octets(), to.ip().octets());
-                Key::V6(Key6 { from, to, from_port, to_port, channel, zero: 0 })
+                Key::V6(Key6 { from, to, from_port, to_port, channel, inside })
             }
             (SocketAddr::V4(_), SocketAddr::V6(_)) | (SocketAddr::V6(_), SocketAddr::V4(_)) => {
                 return None;

@@ -234,7 +234,54 @@ fn a_peer_that_is_a_relayed_address_of_ours_is_local_and_a_client_is_not_served(
     assert_eq!(kernel.path(0).unwrap().hop, NextHop::Local);
     let from_ours = channel("203.0.113.1:1000", "198.51.100.2:2000");
     let refused = paths.install(&mut kernel, Slot::new(1), from_ours, [0, 0]);
-    assert_eq!(refused, [Some(Refusal::Local), None]);
+    assert_eq!(refused, [Some(Refusal::Local), Some(Refusal::Local)]);
+}
+
+#[test]
+fn nobody_on_a_wire_is_believed_to_have_an_address_of_ours() {
+    let mut kernel = Fake::knowing(&[(GATEWAY, MAC)]);
+    let mut paths = Paths::new(8);
+    let (channel, slot) = (channel("198.51.100.1:1000", "203.0.113.9:50002"), Slot::new(0));
+    let wire = PathKey::from_peer(channel.peer, channel.relay).unwrap();
+    let inside = PathKey::from_relay(channel.peer, channel.relay).unwrap();
+    let keys = |kernel: &Fake| [wire, inside].map(|key| kernel.paths.iter().any(|it| it.0 == key));
+    paths.install(&mut kernel, slot, channel, [0, 0]);
+    assert_eq!(keys(&kernel), [true, false]);
+    // The peer's address becomes ours, and then somebody else's again.
+    kernel.routes.insert(channel.peer.ip(), Ok(Way::Local));
+    paths.unsettle(&mut kernel, |_, _| true);
+    paths.resolve(&mut kernel, 10);
+    assert_eq!((keys(&kernel), paths.entries()), ([false, true], 2));
+    kernel.routes.remove(&channel.peer.ip());
+    paths.unsettle(&mut kernel, |_, _| true);
+    paths.resolve(&mut kernel, 10);
+    assert_eq!((keys(&kernel), paths.entries()), ([true, false], 2));
+    // So does the client's: then nothing of it is relayed.
+    kernel.routes.insert(channel.client.ip(), Ok(Way::Local));
+    paths.unsettle(&mut kernel, |_, _| true);
+    paths.resolve(&mut kernel, 10);
+    assert_eq!((kernel.paths.len(), paths.entries()), (0, 0));
+    kernel.routes.remove(&channel.client.ip());
+    paths.unsettle(&mut kernel, |_, _| true);
+    paths.resolve(&mut kernel, 10);
+    assert_eq!(paths.entries(), 2);
+    paths.remove(&mut kernel, slot);
+    assert!(kernel.paths.is_empty());
+}
+
+#[test]
+fn a_client_whose_address_means_nothing_without_its_interface_is_user_spaces() {
+    let mut kernel = Fake::knowing(&[(GATEWAY, MAC)]);
+    let mut paths = Paths::new(8);
+    for (client, server, why) in [
+        ("[fe80::2]:1000", "[fe80::1]:3478", Refusal::LinkLocal),
+        ("127.0.0.1:1000", "127.0.0.1:3478", Refusal::Local),
+    ] {
+        let [client, server] = [client, server].map(|it| it.parse().unwrap());
+        let channel = Channel { client, server, ..sample() };
+        let refused = paths.install(&mut kernel, Slot::new(0), channel, [0, 0]);
+        assert_eq!((refused, paths.entries()), ([Some(why); 2], 0));
+    }
 }
 
 #[test]
