@@ -141,7 +141,7 @@ INLINE int refuse(struct account *account, __u32 bytes)
 }
 
 /* Asks the kernel which MAC addresses lead from our address to the destination; false unless that
- * is by the interface we know. */
+ * is by the interface we know, or where forwarding is off there: then the kernel does not tell. */
 INLINE bool ask_fib(struct xdp_md *ctx, const struct path *path, struct hop *hop)
 {
 	struct bpf_fib_lookup fib = {

@@ -148,13 +148,16 @@ fn an_answer_goes_to_no_group_and_to_no_one_of_ours() {
         let sent = from(source, SERVERS[1], request());
         kernel.passes(&sent.encode(), Some(Outcome::PassRequest));
     }
+    let mut sent = from(CLIENTS[0], SERVERS[0], request());
+    sent.macs[1] = [0xFF; 6];
+    kernel.passes(&sent.encode(), Some(Outcome::PassRequest));
 }
 
 #[test]
 fn a_peers_request_is_a_peers_datagram() {
     let Some(mut kernel) = kernel(Some(NO_LIMIT)) else { return };
     let channel = kernel.channel([CLIENTS[0], SERVERS[0], "203.0.113.7:5000", "198.51.100.9:6"]);
-    let arrived = kernel.relayed(&channel.from_peer(&request()));
+    let arrived = kernel.relayed(&channel.peer_sends(&request()));
     assert_eq!(arrived.payload, common::framed(channel.number, &request(), 0));
 }
 

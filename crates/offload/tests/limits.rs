@@ -19,8 +19,8 @@ const ADDRESSES: [[&str; 4]; 2] = [
 fn directions(kernel: &mut Kernel) -> Vec<(common::packet::Packet, u32)> {
     let both = |channel: Channel| {
         [
-            (channel.from_client(&payload(100)), channel.to_peer),
-            (channel.from_peer(&payload(100)), channel.to_client),
+            (channel.client_sends(&payload(100)), channel.to_peer),
+            (channel.peer_sends(&payload(100)), channel.to_client),
         ]
     };
     ADDRESSES.into_iter().flat_map(|addresses| both(kernel.channel(addresses))).collect()
@@ -83,11 +83,11 @@ fn a_removed_path_is_nobodys() {
         kernel.maps().paths.remove(&from_client).unwrap();
         kernel.maps().paths.remove(&from_peer).unwrap();
     }
-    kernel.passes(&channel.from_client(b"payload").encode(), Some(Outcome::PassUnknown));
+    kernel.passes(&channel.client_sends(b"payload").encode(), Some(Outcome::PassUnknown));
     // What looks like ChannelData would be counted as such.
-    kernel.passes(&channel.from_peer(&payload(8)).encode(), None);
+    kernel.passes(&channel.peer_sends(&payload(8)).encode(), None);
     kernel.install(&channel, [NextHop::At(common::TO_PEERS), NextHop::At(common::TO_CLIENTS)]);
-    kernel.relayed(&channel.from_client(b"payload"));
+    kernel.relayed(&channel.client_sends(b"payload"));
 }
 
 #[test]

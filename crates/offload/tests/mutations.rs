@@ -113,9 +113,9 @@ proptest! {
             let channel = channels[which];
             let packet = match to_peer {
                 true => Packet {
-                    payload: framed(CHANNEL, &payload, padding), ..channel.from_client(&[])
+                    payload: framed(CHANNEL, &payload, padding), ..channel.client_sends(&[])
                 },
-                false => channel.from_peer(&payload),
+                false => channel.peer_sends(&payload),
             };
             let packet = Packet { trailer, vlan, checksum, ..packet };
             let mut frame = packet.encode();

@@ -16,7 +16,7 @@ const V6: [&str; 4] = [
 ];
 
 fn both(channel: &Channel) -> [Packet; 2] {
-    [channel.from_client(&payload(100)), channel.from_peer(&payload(100))]
+    [channel.client_sends(&payload(100)), channel.peer_sends(&payload(100))]
 }
 
 #[test]
@@ -24,7 +24,7 @@ fn an_unknown_channel_peer_client_or_server_is_not_relayed() {
     let Some(mut kernel) = Kernel::load() else { return };
     for addresses in [V4, V6] {
         let channel = kernel.channel(addresses);
-        let sent = channel.from_client(b"payload");
+        let sent = channel.client_sends(b"payload");
         for number in [0x4000, CHANNEL - 1, CHANNEL + 1, 0x4FFF, 0x5ABC, 0x7FFF] {
             let other = Packet { payload: framed(number, b"payload", 0), ..sent.clone() };
             kernel.passes(&other.encode(), Some(Outcome::PassUnknown));
@@ -59,7 +59,7 @@ fn a_peer_may_send_what_looks_like_channel_data() {
         let channel = kernel.channel(addresses);
         let datas = [framed(CHANNEL, b"payload", 0), framed(0x4000, b"payload", 9), vec![0x40; 4]];
         for data in datas.into_iter().chain([vec![0x4F; 3], vec![0, 1, 0, 0]]) {
-            let arrived = kernel.relayed(&channel.from_peer(&data));
+            let arrived = kernel.relayed(&channel.peer_sends(&data));
             assert_eq!(arrived.payload, framed(CHANNEL, &data, 0));
         }
     }
@@ -88,7 +88,7 @@ fn lengths_that_are_wrong_by_one_are_passed_up() {
             let frame = packet.encode();
             kernel.passes(&frame[..frame.len() - 1], Some(Outcome::PassLength));
         }
-        let sent = channel.from_client(b"payload");
+        let sent = channel.client_sends(b"payload");
         for (length, fits) in [(3, false), (4, true), (7, true), (8, false), (0xFFFF, false)] {
             let mut other = sent.clone();
             other.payload[2..4].copy_from_slice(&u16::to_be_bytes(length));
@@ -108,7 +108,7 @@ fn a_udp_length_shorter_than_its_header_is_passed_up() {
     for addresses in [V4, V6] {
         let channel = kernel.channel(addresses);
         for length in 0..8 {
-            let mut sent = channel.from_peer(b"");
+            let mut sent = channel.peer_sends(b"");
             (sent.udp_length_off, sent.ip_length_off) = (length - 8, length - 8);
             kernel.passes(&sent.encode(), Some(Outcome::PassLength));
         }
@@ -189,13 +189,13 @@ fn several_datagrams_in_one_are_user_spaces_to_part() {
         let channel = kernel.channel(addresses);
         let merged = Packet {
             payload: framed(CHANNEL, &payload(200), 0).repeat(5),
-            ..channel.from_client(b"")
+            ..channel.client_sends(b"")
         };
         kernel.passes(&merged.encode(), Some(Outcome::PassLength));
         let partial = Packet {
             payload: payload(1000),
             checksum: common::packet::Checksum::Partial,
-            ..channel.from_peer(b"")
+            ..channel.peer_sends(b"")
         };
         kernel.passes(&partial.encode(), Some(Outcome::PassChecksum));
     }

@@ -78,9 +78,9 @@ fn datagrams_of_every_length_go_both_ways_between_all_families() {
         for (datagrams, length) in lengths.enumerate() {
             let data = payload(length);
             bytes += length as u64;
-            let sent = channel.from_client(&data);
+            let sent = channel.client_sends(&data);
             assert_left(&kernel.relayed(&sent), &sent, &to_peer(&channel, &data));
-            let sent = channel.from_peer(&data);
+            let sent = channel.peer_sends(&data);
             let framed = framed(CHANNEL, &data, 0);
             assert_left(&kernel.relayed(&sent), &sent, &to_client(&channel, &framed));
             let datagrams = datagrams as u64 + 1;
@@ -99,12 +99,12 @@ fn padding_of_channel_data_and_of_frames_is_cut_off() {
         for length in 0..20 {
             let data = payload(length);
             for padding in 0..4 {
-                let mut sent = channel.from_client(&data);
+                let mut sent = channel.client_sends(&data);
                 sent.payload = framed(CHANNEL, &data, padding);
                 sent.trailer = 3 * padding;
                 assert_left(&kernel.relayed(&sent), &sent, &to_peer(&channel, &data));
             }
-            let mut sent = channel.from_peer(&data);
+            let mut sent = channel.peer_sends(&data);
             sent.trailer = 20 - length;
             let framed = framed(CHANNEL, &data, 0);
             assert_left(&kernel.relayed(&sent), &sent, &to_client(&channel, &framed));
@@ -123,9 +123,9 @@ fn every_number_that_a_channel_can_have_is_relayed() {
             let channel = Channel { number, ..kernel.channel(addresses) };
             kernel.install(&channel, [NextHop::At(TO_PEERS), NextHop::At(TO_CLIENTS)]);
             let data = payload(33);
-            let sent = channel.from_client(&data);
+            let sent = channel.client_sends(&data);
             assert_left(&kernel.relayed(&sent), &sent, &to_peer(&channel, &data));
-            let sent = channel.from_peer(&data);
+            let sent = channel.peer_sends(&data);
             let framed = framed(number, &data, 0);
             assert_left(&kernel.relayed(&sent), &sent, &to_client(&channel, &framed));
         }
@@ -138,7 +138,7 @@ fn dscp_ecn_and_df_are_copied_and_a_hop_is_counted() {
     for addresses in ALL {
         let channel = kernel.channel(addresses);
         for (tos, ttl, fragment) in [(0, 2, 0), (0xFF, 255, 0x4000), (0x03, 64, 0), (0xB8, 9, 0)] {
-            for mut sent in [channel.from_client(b"voice"), channel.from_peer(b"voice")] {
+            for mut sent in [channel.client_sends(b"voice"), channel.peer_sends(b"voice")] {
                 (sent.tos, sent.ttl, sent.fragment) = (tos, ttl, fragment);
                 let arrived = kernel.relayed(&sent);
                 //= rfc8656#section-14
@@ -158,7 +158,7 @@ fn what_would_end_here_is_passed_up() {
     for addresses in ALL {
         let channel = kernel.channel(addresses);
         for ttl in [0, 1] {
-            for mut sent in [channel.from_client(b"late"), channel.from_peer(b"late")] {
+            for mut sent in [channel.client_sends(b"late"), channel.peer_sends(b"late")] {
                 sent.ttl = ttl;
                 kernel.passes(&sent.encode(), Some(Outcome::PassTtl));
             }
@@ -178,13 +178,13 @@ fn tags_come_and_go_as_the_next_hop_says() {
             for length in [0, 1, 33] {
                 let data = payload(length);
                 let vlan = Some(leaving).filter(|&vlan| vlan != 0);
-                let mut sent = channel.from_client(&data);
+                let mut sent = channel.client_sends(&data);
                 sent.vlan = arriving;
                 let arrived = kernel.relayed(&sent);
                 assert_eq!(arrived.vlan, vlan);
                 let untagged = Arrived { vlan: None, ..arrived };
                 assert_left(&untagged, &sent, &to_peer(&channel, &data));
-                let mut sent = channel.from_peer(&data);
+                let mut sent = channel.peer_sends(&data);
                 sent.vlan = arriving;
                 let arrived = kernel.relayed(&sent);
                 assert_eq!(arrived.vlan, vlan);
@@ -201,7 +201,7 @@ fn checksums_say_what_they_said_before() {
     let Some(mut kernel) = Kernel::load() else { return };
     for addresses in ALL {
         let channel = kernel.channel(addresses);
-        for packet in [channel.from_client(&payload(33)), channel.from_peer(&payload(33))] {
+        for packet in [channel.client_sends(&payload(33)), channel.peer_sends(&payload(33))] {
             let wrong = Packet { checksum: Checksum::Wrong, ..packet.clone() };
             assert_eq!(kernel.relayed(&wrong).checksum, Checksum::Wrong);
             let zero = Packet { checksum: Checksum::Zero, ..packet.clone() };
@@ -228,7 +228,7 @@ fn a_checksum_that_is_there_never_becomes_zero() {
         let channel = kernel.channel(addresses);
         let mut turned = 0;
         for word in 0..=u16::MAX {
-            let sent = channel.from_client(&word.to_be_bytes());
+            let sent = channel.client_sends(&word.to_be_bytes());
             // One in 65,536 has the sum of nothing but the pseudo-header.
             if let (Verdict::Transmit, frame) = kernel.run(&sent.encode()) {
                 let arrived = Arrived::decode(&frame).unwrap();
@@ -250,12 +250,12 @@ fn a_packet_as_long_as_the_next_link_carries_fits_and_no_longer_one() {
             kernel.maps().hops.set(TO_CLIENTS, &Hop { mtu, ..hop_to(CLIENT_MAC) });
             let header = |to: SocketAddr| if to.is_ipv4() { 28 } else { 48 };
             let most = usize::from(mtu) - header(channel.peer);
-            kernel.relayed(&channel.from_client(&payload(most)));
-            let long = channel.from_client(&payload(most + 1));
+            kernel.relayed(&channel.client_sends(&payload(most)));
+            let long = channel.client_sends(&payload(most + 1));
             kernel.passes(&long.encode(), Some(Outcome::PassMtu));
             let most = usize::from(mtu) - header(channel.client) - 4;
-            kernel.relayed(&channel.from_peer(&payload(most)));
-            let long = channel.from_peer(&payload(most + 1));
+            kernel.relayed(&channel.peer_sends(&payload(most)));
+            let long = channel.peer_sends(&payload(most + 1));
             kernel.passes(&long.encode(), Some(Outcome::PassMtu));
         }
     }
@@ -269,7 +269,7 @@ fn what_leaves_by_another_interface_is_redirected_if_that_is_ours() {
         let other =
             Hop { ifindex: 77, route_ifindex: 77, device: OTHER_DEVICE, ..hop_to(PEER_MAC) };
         kernel.maps().hops.set(TO_PEERS, &other);
-        let sent = channel.from_client(b"payload");
+        let sent = channel.client_sends(b"payload");
         kernel.passes(&sent.encode(), Some(Outcome::PassHop));
         kernel.maps().devices.set(OTHER_DEVICE, INGRESS).unwrap();
         let (verdict, frame) = kernel.run(&sent.encode());
@@ -287,7 +287,7 @@ fn a_next_hop_that_nobody_knows_is_user_spaces_matter() {
     let Some(mut kernel) = Kernel::load() else { return };
     for addresses in ALL {
         let channel = kernel.channel(addresses);
-        let sent = channel.from_client(b"payload").encode();
+        let sent = channel.client_sends(b"payload").encode();
         kernel.maps().hops.clear(TO_PEERS);
         kernel.passes(&sent, Some(Outcome::PassHop));
         // No interface has this index, so the FIB knows no way by it.
@@ -295,7 +295,7 @@ fn a_next_hop_that_nobody_knows_is_user_spaces_matter() {
         kernel.maps().hops.set(TO_PEERS, &ask);
         kernel.passes(&sent, Some(Outcome::PassHop));
         kernel.maps().hops.set(TO_PEERS, &hop_to(PEER_MAC));
-        kernel.relayed(&channel.from_client(b"payload"));
+        kernel.relayed(&channel.client_sends(b"payload"));
     }
 }
 
@@ -339,7 +339,7 @@ fn from_one_relayed_transport_address_to_another_counts_two_hops_and_both_accoun
             let [alice, bob] = two_allocations(&kernel, [[alice, relay], [bob, other]]);
             for (from, to) in [(alice, bob), (bob, alice)] {
                 let data = payload(101);
-                let mut sent = from.from_client(&data);
+                let mut sent = from.client_sends(&data);
                 let arrived = kernel.relayed(&sent);
                 assert_eq!(arrived.ttl, sent.ttl - 2);
                 let framed = framed(to.number, &data, 0);
@@ -350,6 +350,10 @@ fn from_one_relayed_transport_address_to_another_counts_two_hops_and_both_accoun
                 assert_eq!(kernel.counts(to.to_client), counts);
                 sent.ttl = 2;
                 kernel.passes(&sent.encode(), Some(Outcome::PassTtl));
+                // Nobody else is believed to be a relayed transport address of ours.
+                let pretended = to.peer_sends(&data);
+                assert_eq!(pretended.from, from.relay);
+                kernel.passes(&pretended.encode(), None);
             }
         }
     }
@@ -361,7 +365,7 @@ fn either_of_two_accounts_ends_it_and_the_other_is_not_charged() {
     let [alice, bob] =
         [["192.0.2.1:40000", "203.0.113.7:50000"], ["192.0.2.2:41000", "203.0.113.7:50001"]];
     let [alice, bob] = two_allocations(&kernel, [alice, bob]);
-    let sent = alice.from_client(&payload(100)).encode();
+    let sent = alice.client_sends(&payload(100)).encode();
     kernel.maps().accounts.meter(alice.to_peer, true);
     kernel.maps().accounts.lend(alice.to_peer, 150);
     kernel.maps().accounts.meter(bob.to_client, true);
@@ -369,14 +373,14 @@ fn either_of_two_accounts_ends_it_and_the_other_is_not_charged() {
     assert_eq!(kernel.counts(alice.to_peer), Counts { pocket: 150, ..Counts::default() });
     assert_eq!(kernel.counts(bob.to_client), Counts { passed_bytes: 100, ..Counts::default() });
     kernel.maps().accounts.lend(bob.to_client, 100);
-    kernel.relayed(&alice.from_client(&payload(100)));
+    kernel.relayed(&alice.client_sends(&payload(100)));
     kernel.passes(&sent, Some(Outcome::PassLimit));
     assert_eq!(kernel.counts(alice.to_peer).pocket, 50);
     assert_eq!(kernel.counts(bob.to_client).pocket, 0);
     kernel.maps().accounts.close(bob.to_client);
     kernel.passes(&sent, Some(Outcome::PassExpired));
     // Nobody has a channel to Alice there.
-    let nobody = turnway_offload::maps::PathKey::from_peer(alice.relay, bob.relay).unwrap();
+    let nobody = turnway_offload::maps::PathKey::from_relay(alice.relay, bob.relay).unwrap();
     kernel.maps().paths.remove(&nobody).unwrap();
     kernel.passes(&sent, Some(Outcome::PassUnknown));
 }
@@ -385,7 +389,7 @@ fn either_of_two_accounts_ends_it_and_the_other_is_not_charged() {
 fn a_frame_to_a_group_of_stations_is_not_for_the_relay() {
     let Some(mut kernel) = Kernel::load() else { return };
     let channel = kernel.channel(V4_V4);
-    let mut sent = channel.from_client(b"payload");
+    let mut sent = channel.client_sends(b"payload");
     sent.macs[0] = [0xFF; 6];
     kernel.passes(&sent.encode(), None);
     sent.macs[0] = SERVER_MAC;

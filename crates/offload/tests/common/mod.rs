@@ -100,7 +100,11 @@ impl Kernel {
             account: to_client,
             generation: maps.accounts.open(to_client, FOREVER, false),
         };
-        maps.paths.insert(&PathKey::from_peer(peer, relay).unwrap(), &from_peer).unwrap();
+        let key = match peer_hop {
+            NextHop::At(_) => PathKey::from_peer(peer, relay),
+            NextHop::Local => PathKey::from_relay(peer, relay),
+        };
+        maps.paths.insert(&key.unwrap(), &from_peer).unwrap();
         let from_client = Path {
             hop: peer_hop,
             from: relay,
@@ -172,13 +176,13 @@ impl Kernel {
 
 impl Channel {
     /// ChannelData of the client as it arrives.
-    pub(crate) fn from_client(&self, payload: &[u8]) -> Packet {
+    pub(crate) fn client_sends(&self, payload: &[u8]) -> Packet {
         let framed = framed(self.number, payload, 0);
         Packet::new(CLIENT_MAC, SERVER_MAC, self.client, self.server, framed)
     }
 
     /// A datagram of the peer as it arrives.
-    pub(crate) fn from_peer(&self, payload: &[u8]) -> Packet {
+    pub(crate) fn peer_sends(&self, payload: &[u8]) -> Packet {
         Packet::new(PEER_MAC, SERVER_MAC, self.peer, self.relay, payload.to_vec())
     }
 }
