@@ -266,6 +266,11 @@ impl Client {
         relayed(&message)
     }
 
+    /// What was relayed to us while we waited for responses.
+    pub fn received_meanwhile(&mut self) -> Vec<Relayed> {
+        self.waiting.drain(..).map(|message| relayed(&message)).collect()
+    }
+
     /// Waits for the next Data indication or ChannelData, whoever it is from.
     #[track_caller]
     pub fn receive_data(&mut self) -> Vec<u8> {

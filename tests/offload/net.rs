@@ -63,14 +63,19 @@ impl Net {
         self.lay_cable(&self.peers, "peers", ["10.9.2.1/24", "fd09:2::1/64"], &outer);
     }
 
+    /// The relay's end comes last: a daemon that watches finds all as it is to be.
     fn lay_cable(&self, other: &Namespace, name: &str, inner: [&str; 2], outer: &[&str]) {
-        self.server.connect(other, name, &inner, outer);
+        let server = &self.server;
+        other.ip(&format!("link add {name} type veth peer name new netns {}", server.name));
+        // A wire's end fills in its checksums, and takes frames of XDP.
+        ethtool(other, &["-K", name, "tx", "off", "gro", "on"]);
+        add_addresses(other, name, outer);
         for address in inner {
             let (gateway, _) = address.split_once('/').expect("a prefix");
             other.ip(&format!("route add default via {gateway}"));
         }
-        // A wire's end fills in its checksums, and takes frames of XDP.
-        ethtool(other, &["-K", name, "tx", "off", "gro", "on"]);
+        server.ip(&format!("link set new name {name}"));
+        add_addresses(server, name, &inner);
     }
 
     /// UDP datagrams that arrived anywhere with a wrong checksum.
@@ -78,6 +83,14 @@ impl Net {
         let all = [&self.clients, &self.server, &self.peers];
         all.map(|namespace| namespace.enter(checksum_errors)).iter().sum()
     }
+}
+
+fn add_addresses(namespace: &Namespace, interface: &str, addresses: &[&str]) {
+    for address in addresses {
+        let nodad = if address.contains(':') { " nodad" } else { "" };
+        namespace.ip(&format!("address add {address} dev {interface}{nodad}"));
+    }
+    namespace.ip(&format!("link set {interface} up"));
 }
 
 /// Of the namespace that the calling thread is in.
@@ -191,7 +204,12 @@ impl World {
     /// A client that has a channel to a peer, which the kernel may not know yet.
     pub(crate) fn talk_anywhere(&self, near: End, far: End, number: u16) -> Talk {
         let server = self.server(family_of(near.address()));
-        let mut client = Client::udp_from(near.twin(), server);
+        let client = Client::udp_from(near.twin(), server);
+        self.talk_of(client, near, far, number)
+    }
+
+    /// The same of a client with other credentials.
+    pub(crate) fn talk_of(&self, mut client: Client, near: End, far: End, number: u16) -> Talk {
         let relayed = client.allocate_family(family_of(far.address()));
         client.bind(number, far.address()).expect_success();
         self.paths.set(self.paths.get() + 2);
@@ -229,11 +247,6 @@ impl World {
         self.relay.await_samples("the channels in the kernel", |samples| {
             samples["turnway_offload_paths"] == paths
         });
-    }
-
-    /// No longer: a channel ended, or a client.
-    pub(crate) fn forget(&self, talks: u64) {
-        self.paths.set(self.paths.get() - 2 * talks);
     }
 
     /// Waits until all that was relayed is counted: so much more than when it last was. All
@@ -391,6 +404,23 @@ impl Talk {
         self.far.send(data, self.relayed);
     }
 
+    /// One datagram in each direction.
+    #[track_caller]
+    pub(crate) fn round_trip(&self) {
+        self.to_peer(b"there");
+        assert_eq!(self.far.receive(), self.at_peer(b"there", Fields::USUAL));
+        self.to_client(b"and back");
+        assert_eq!(self.near.receive(), self.at_client(b"and back", Fields::USUAL));
+    }
+
+    /// Receives all that is under way.
+    pub(crate) fn catch_up(&self) {
+        self.to_peer(b"the last");
+        while self.far.receive().data != b"the last" {}
+        self.to_client(b"the last");
+        while !self.near.receive().data.ends_with(b"the last") {}
+    }
+
     /// What the peer must get of a datagram with these headers.
     pub(crate) fn at_peer(&self, data: &[u8], sent: Fields) -> Datagram {
         Datagram { data: data.to_vec(), from: self.relayed, fields: sent.one_hop_on() }
@@ -479,6 +509,11 @@ impl End {
 
     pub(crate) fn send(&self, data: &[u8], to: SocketAddr) {
         self.twin.send_to(data, to).expect("sent");
+    }
+
+    /// Sends, or has an ICMP error in its place.
+    pub(crate) fn try_send(&self, data: &[u8], to: SocketAddr) {
+        let _ = self.twin.send_to(data, to);
     }
 
     /// Waits for a datagram.
