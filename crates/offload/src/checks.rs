@@ -64,6 +64,8 @@ struct Filters {
     /// Tables of legacy iptables.
     legacy: Vec<String>,
     ipsec: usize,
+    /// Priorities of routing rules by port or DSCP.
+    rules: Vec<u32>,
     /// Links with BPF programs of traffic control.
     tcx: Vec<u32>,
     qdiscs: Vec<(u32, String)>,
@@ -78,6 +80,7 @@ pub(crate) fn survey(netlink: &mut Netlink, named: &[String]) -> io::Result<Surv
         chains: firewall::chains()?,
         legacy: legacy_tables(),
         ipsec: firewall::ipsec_policies()?,
+        rules: netlink.choosy_rules()?,
         tcx: links.values().filter(|link| has_tcx(&link.name)).map(|link| link.index).collect(),
         qdiscs: netlink.qdiscs()?,
     };
@@ -105,7 +108,7 @@ fn candidates(
     } else {
         (named.iter())
             .map(|name| match links.values().find(|link| link.name == *name) {
-                Some(link) => candidate(link, links, filters),
+                Some(link) => candidate(carrier(link, links), links, filters),
                 None => absent(name),
             })
             .collect()
@@ -113,6 +116,11 @@ fn candidates(
     found.sort_by(|a, b| a.name.cmp(&b.name));
     found.dedup_by(|a, b| a.name == b.name);
     found
+}
+
+/// What carries a VLAN; anything else carries itself.
+fn carrier<'a>(link: &'a Link, links: &'a BTreeMap<u32, Link>) -> &'a Link {
+    link.vlan.and_then(|vlan| links.get(&vlan.parent)).unwrap_or(link)
 }
 
 fn absent(name: &str) -> Candidate {
@@ -179,6 +187,9 @@ fn bypassed(
     if filters.ipsec > 0 {
         found.push(format!("IPsec policies ({})", filters.ipsec));
     }
+    let rules =
+        filters.rules.iter().map(|priority| format!("routing rule {priority} (ports, DSCP)"));
+    found.extend(rules);
     for link in here {
         let mut kinds: Vec<&str> = (filters.qdiscs.iter())
             .filter(|(index, kind)| *index == link.index && !PLAIN_QDISCS.contains(&kind.as_str()))
@@ -268,15 +279,10 @@ fn explain_with(errno: i32, status: &str, lockdown: &str) -> Option<String> {
         libc::EPERM if lockdown.contains("[confidentiality]") => {
             Some("the kernel is locked down (lockdown=confidentiality)".into())
         }
-        // Before Linux 5.11 maps count against RLIMIT_MEMLOCK.
-        libc::EPERM => Some(
-            "outside the first user namespace it is not to be had; on kernels before 5.11 raise \
-             LimitMEMLOCK="
-                .into(),
-        ),
+        libc::EPERM => Some("outside the first user namespace it is not to be had".into()),
         libc::ENOSYS => Some("this kernel is built without bpf(2)".into()),
         libc::ENOMEM => Some("lower offload.max_channels".into()),
-        libc::EINVAL => Some("it needs Linux 5.11 or newer".into()),
+        libc::EINVAL => Some("it needs Linux 5.15 or newer".into()),
         _ => None,
     }
 }

@@ -40,6 +40,8 @@ const COMMANDS: usize = 1024;
 const EVENTS: usize = 64;
 const ROUTES: usize = 256;
 const NEIGHBOURS: usize = 256;
+/// More routes than so many that change at once are as good as all: each flow is held against each.
+const PREFIXES: usize = 64;
 /// How often neighbours are confirmed and the machine is looked over: the kernel forgets a
 /// neighbour that nothing but XDP sends to after some tens of seconds.
 const TICK: Duration = Duration::from_secs(20);
@@ -177,8 +179,9 @@ struct Control {
     survey_at: Instant,
     /// When stale routes are read.
     routes_at: Option<Instant>,
-    /// Datagrams without room, and datagrams relayed, at the last tick.
-    room: (u64, u64),
+    /// Datagrams without room at the last tick, and by the number of its slot what was relayed.
+    without_room: u64,
+    relayed: Vec<u64>,
 }
 
 impl Control {
@@ -212,7 +215,8 @@ impl Control {
             confirm: VecDeque::new(),
             survey_at: Instant::now() + TICK,
             routes_at: None,
-            room: (0, 0),
+            without_room: 0,
+            relayed: Vec::new(),
         };
         control.set_binding(settings.binding);
         control.apply(survey);
@@ -271,7 +275,7 @@ impl Control {
     /// Takes in some of what the kernel reports. True if there may be more.
     fn listen(&mut self) -> bool {
         let mut routes = Vec::new();
-        let mut more = true;
+        let (mut more, mut missed) = (true, false);
         for _ in 0..EVENTS {
             match self.events.next() {
                 Ok(Some(messages)) => {
@@ -285,14 +289,17 @@ impl Control {
                 }
                 Err(error) => {
                     tracing::debug!(%error, "offload: changes of the network were missed");
-                    self.paths.hops_mut().refresh(&mut self.kernel);
-                    self.survey_soon();
-                    routes.push(None);
+                    missed = true;
                 }
             }
         }
+        if missed {
+            self.paths.hops_mut().refresh(&mut self.kernel);
+            self.survey_soon();
+            routes.push(None);
+        }
         if !routes.is_empty() {
-            let all = routes.contains(&None);
+            let all = routes.contains(&None) || routes.len() > PREFIXES;
             let concerned = |to, from| {
                 let covers = |route: &Option<(IpAddr, u8)>| {
                     route.is_none_or(|prefix| covers(prefix, to) || covers(prefix, from))
@@ -307,8 +314,11 @@ impl Control {
     fn take_in(&mut self, change: Change, routes: &mut Vec<Option<(IpAddr, u8)>>) {
         match change {
             Change::Link | Change::Address => self.survey_soon(),
-            Change::Routes(prefix) if !routes.contains(&prefix) => routes.push(prefix),
-            Change::Routes(_) => {}
+            Change::Routes(prefix) => {
+                if routes.len() <= PREFIXES && !routes.contains(&prefix) {
+                    routes.push(prefix);
+                }
+            }
             Change::Neighbour { link, address, mac, forgotten: false } => {
                 self.paths.hops_mut().neighbour(&mut self.kernel, link, address, mac);
             }
@@ -365,13 +375,19 @@ impl Control {
         let outcomes = self.shared.maps.outcomes().unwrap_or_default();
         let without = outcomes[Outcome::PassHeadroom.index()];
         let accounts = &self.shared.maps.accounts;
-        let relayed = |slot: Slot| {
-            accounts.read(slot.to_peer()).datagrams + accounts.read(slot.to_client()).datagrams
-        };
-        let relayed: u64 = self.paths.slots().map(relayed).sum();
-        let (without_before, relayed_before) =
-            std::mem::replace(&mut self.room, (without, relayed));
-        let useless = without - without_before >= WITHOUT_ROOM && relayed <= relayed_before;
+        self.relayed.resize(self.shared.slots.capacity() as usize, 0);
+        let mut relayed = false;
+        for slot in self.paths.slots() {
+            let datagrams = [slot.to_peer(), slot.to_client()]
+                .map(|account| accounts.read(account).datagrams)
+                .iter()
+                .sum();
+            // A slot may be another channel's by now, which began at 0.
+            let before = std::mem::replace(&mut self.relayed[slot.index()], datagrams);
+            relayed |= datagrams != 0 && datagrams != before;
+        }
+        let since = without - std::mem::replace(&mut self.without_room, without);
+        let useless = since >= WITHOUT_ROOM && !relayed;
         let tried = self.paths.entries() > 0;
         if useless && tried && self.mode == Mode::Auto && self.kernel.fall_back(&mut self.paths) {
             tracing::warn!("offload: the driver leaves no room for longer headers: generic");

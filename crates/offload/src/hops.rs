@@ -173,9 +173,11 @@ impl NextHops {
         }
     }
 
-    /// Neighbours that datagrams leave to, or would.
+    /// Neighbours that datagrams leave to. Not those that never answered: what goes there is passed
+    /// up, so that the kernel asks for them as often as somebody sends, and no oftener.
     pub(crate) fn in_use(&self) -> impl Iterator<Item = (u32, IpAddr)> {
-        self.by_key.keys().map(|key| (key.link, key.next))
+        let known = |index: &u16| self.rows[usize::from(*index)].mac.is_some();
+        self.by_key.iter().filter(move |it| known(it.1)).map(|(key, _)| (key.link, key.next))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -190,6 +192,9 @@ impl NextHops {
     }
 
     fn add(&mut self, world: &mut impl World, key: HopKey, egress: Egress) -> Result<u16, Refusal> {
+        if self.free.is_empty() && self.rows.len() >= usize::from(self.capacity) {
+            return Err(Refusal::HopsFull);
+        }
         let mac = world.neighbour(key.link, key.next);
         if mac.is_none() {
             world.provoke(key.link, key.next);
@@ -200,11 +205,10 @@ impl NextHops {
                 self.rows[usize::from(index)] = row;
                 index
             }
-            None if self.rows.len() < usize::from(self.capacity) => {
+            None => {
                 self.rows.push(row);
                 (self.rows.len() - 1) as u16
             }
-            None => return Err(Refusal::HopsFull),
         };
         self.by_key.insert(key, index);
         Ok(index)

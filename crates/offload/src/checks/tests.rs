@@ -60,6 +60,9 @@ fn a_named_interface_is_considered_whatever_it_is() {
         ]
     );
     assert_eq!(found[0].bypassed, ["a member of bridge br0"]);
+    // The program belongs on what carries a VLAN.
+    let found = look(&Filters::default(), &["eth0.7"]);
+    assert_eq!((found.len(), &found[0].name[..], found[0].unfit.is_none()), (1, "eth0", true));
 }
 
 #[test]
@@ -72,6 +75,7 @@ fn rules_concern_every_interface_and_those_of_devices_their_own() {
         ],
         legacy: vec!["ip mangle".into()],
         ipsec: 2,
+        rules: vec![100],
         ..Filters::default()
     };
     let found = look(&filters, &["eth0", "eth1"]);
@@ -80,9 +84,10 @@ fn rules_concern_every_interface_and_those_of_devices_their_own() {
         "address translation by nftables ip nat postrouting",
         "iptables table ip mangle",
         "IPsec policies (2)",
+        "routing rule 100 (ports, DSCP)",
     ];
     assert_eq!(found[1].bypassed, everywhere);
-    assert_eq!(found[0].bypassed.len(), 5);
+    assert_eq!(found[0].bypassed.len(), 6);
     assert!(found[0].bypassed.contains(&"nftables netdev t in".into()));
 }
 
@@ -123,6 +128,6 @@ fn a_refused_system_call_is_explained() {
     };
     assert!(explain(libc::EPERM, 2, "").contains("SystemCallFilter="));
     assert!(explain(libc::EPERM, 0, "none integrity [confidentiality]").contains("lockdown"));
-    assert!(explain(libc::EPERM, 0, "[none]").contains("LimitMEMLOCK="));
+    assert!(explain(libc::EPERM, 0, "[none]").contains("user namespace"));
     assert_eq!(explain(libc::EEXIST, 0, ""), "");
 }

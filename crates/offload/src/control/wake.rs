@@ -32,7 +32,9 @@ impl Wake {
     pub(super) fn taken(&self) {
         // Empty if nobody set it.
         let _ = rustix::io::read(&self.event, &mut [0; 8]);
-        self.set.store(false, Ordering::Release);
+        // A swap and no store: it takes part in the order of those of `up`, so that what was queued
+        // before one that found it set is seen from here on.
+        self.set.swap(false, Ordering::AcqRel);
     }
 }
 

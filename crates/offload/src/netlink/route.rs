@@ -1,4 +1,5 @@
-//! Links, addresses, routes, neighbours and queueing disciplines, as rtnetlink has them.
+//! Links, addresses, routes, routing rules, neighbours and queueing disciplines, as rtnetlink has
+//! them.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ const IFADDR: usize = 8;
 const RTMSG: usize = 12;
 const NDMSG: usize = 12;
 const TCMSG: usize = 20;
+const RULE: usize = 12;
 
 /// Leave the counters out of the answer.
 const RTEXT_FILTER_SKIP_STATS: u32 = 8;
@@ -19,6 +21,11 @@ const IFLA_VLAN_PROTOCOL: u16 = 5;
 const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
 const RTAX_MTU: u16 = 2;
+const RTA_IP_PROTO: u16 = 27;
+const FRA_PRIORITY: u16 = 6;
+const FRA_SPORT_RANGE: u16 = 23;
+const FRA_DPORT_RANGE: u16 = 24;
+const FRA_DSCP: u16 = 27;
 /// States in which a neighbour's Ethernet address may be used.
 const NUD_VALID: u16 = libc::NUD_PERMANENT
     | libc::NUD_NOARP
@@ -111,7 +118,14 @@ impl Netlink {
         Ok(answers.iter().filter_map(parse_qdisc).collect())
     }
 
-    /// Where a packet of ours from one address to another goes.
+    /// Priorities of the routing rules that look at more of a datagram than its addresses: its ports
+    /// or DSCP.
+    pub(crate) fn choosy_rules(&mut self) -> io::Result<Vec<u32>> {
+        let answers = self.dump(Request::new(libc::RTM_GETRULE, &[0; RULE]))?;
+        Ok(answers.iter().filter_map(parse_choosy_rule).collect())
+    }
+
+    /// Where a UDP datagram of ours from one address to another goes.
     pub(crate) fn route(&mut self, to: IpAddr, from: IpAddr) -> io::Result<Route> {
         let mut header = [0; RTMSG];
         header[0] = family(to);
@@ -119,7 +133,8 @@ impl Netlink {
         header[2] = bits(from);
         let request = Request::new(libc::RTM_GETROUTE, &header)
             .address(libc::RTA_DST, to)
-            .address(libc::RTA_SRC, from);
+            .address(libc::RTA_SRC, from)
+            .attribute(RTA_IP_PROTO, &[libc::IPPROTO_UDP as u8]);
         match self.ask(request) {
             Ok(answers) => Ok((answers.iter().find_map(|answer| parse_route(answer, to)))
                 .unwrap_or(Route::Nowhere)),
@@ -312,6 +327,23 @@ fn parse_qdisc(message: &Message) -> Option<(u32, String)> {
     let mut attributes = attributes(&message.payload, TCMSG);
     let (_, kind) = attributes.find(|&(kind, _)| kind == libc::TCA_KIND)?;
     Some((link, text(kind)))
+}
+
+/// The priority of a rule that looks at ports or DSCP.
+fn parse_choosy_rule(message: &Message) -> Option<u32> {
+    if message.kind != libc::RTM_NEWRULE {
+        return None;
+    }
+    let mut choosy = *message.payload.get(3)? != 0;
+    let mut priority = 0;
+    for (kind, value) in attributes(&message.payload, RULE) {
+        match kind {
+            FRA_PRIORITY => priority = u32_at(value, 0)?,
+            FRA_SPORT_RANGE | FRA_DPORT_RANGE | FRA_DSCP => choosy = true,
+            _ => {}
+        }
+    }
+    choosy.then_some(priority)
 }
 
 fn parse_route(message: &Message, to: IpAddr) -> Option<Route> {

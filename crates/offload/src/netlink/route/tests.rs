@@ -190,6 +190,22 @@ fn a_neighbour_is_known_in_the_states_in_which_the_kernel_sends_to_it() {
 }
 
 #[test]
+fn a_rule_that_looks_at_ports_or_dscp_is_told_by_its_priority() {
+    let priority = (FRA_PRIORITY, &100_u32.to_ne_bytes()[..]);
+    let ports = (FRA_DPORT_RANGE, &[0; 4][..]);
+    let choosy = |tos: u8, attributes: &[(u16, &[u8])]| {
+        let mut header = [0; RULE];
+        header[3] = tos;
+        parse_choosy_rule(&message(libc::RTM_NEWRULE, &header, attributes))
+    };
+    assert_eq!(choosy(0, &[priority]), None);
+    assert_eq!(choosy(0, &[priority, ports]), Some(100));
+    assert_eq!(choosy(8, &[priority]), Some(100));
+    assert_eq!(choosy(0, &[ports]), Some(0));
+    assert_eq!(choosy(0, &[]), None);
+}
+
+#[test]
 fn addresses_and_qdiscs() {
     let mut header = [0; IFADDR];
     header[4..8].copy_from_slice(&VETH.to_ne_bytes());
