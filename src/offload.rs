@@ -1,5 +1,5 @@
 //! The kernel's data path, as the daemon starts it: on which interfaces, and what the operator is
-//! told of it. Shards feed it (`shard/mirror.rs`), the metrics read it.
+//! told of it. Shards feed it (`shard/kernel.rs`), the metrics read it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

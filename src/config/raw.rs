@@ -412,7 +412,7 @@ keys! {
         /// `[relay]`, all if one of these is a wildcard.
         Default interfaces: Vec<String> = "[]", Restart;
         /// Channels in the kernel at a time, 1 to 1000000; user space relays further ones. Each
-        /// reserves 128 bytes of kernel memory and takes about 250 more while it lives.
+        /// reserves 200 bytes of kernel memory and takes about 400 more while it lives.
         Default max_channels: Count = "65536", Restart;
     }
 }
