@@ -90,7 +90,7 @@ impl Server {
             table: Table::new(seed.random),
             timers: Timers::default(),
             meters,
-            effects: VecDeque::with_capacity(16),
+            effects: VecDeque::with_capacity(EFFECTS),
             stats: Stats::default(),
             pending: None,
             draining: false,
@@ -219,6 +219,10 @@ impl Server {
         TransactionId(id)
     }
 }
+
+/// Effects there is room for from the start: those of a mass expiry's call, so that it asks for no
+/// large piece of memory in the middle of freeing many small ones.
+const EFFECTS: usize = EXPIRIES_PER_CALL * 5;
 
 /// Allocations swept per [`Server::expire`]: some 100 µs of work.
 const EXPIRIES_PER_CALL: usize = 64;
