@@ -356,7 +356,13 @@ impl Shard {
     }
 
     fn answer(&mut self, to: &Client, len: usize) {
-        let Transport::Tcp = to.tuple.transport else { return self.send_to_client(to, len) };
+        let Transport::Tcp = to.tuple.transport else {
+            // To a Binding request: it leaves with the others of the batch.
+            if len <= udp::send::MAX_PREFIX {
+                return self.queue_answer(to, len);
+            }
+            return self.send_to_client(to, len);
+        };
         let limit = self.parts.streams.send_queue;
         let Some(connection) = self.connections.of(to) else { return };
         match connection.queue_answer(&self.reply[..len], limit) {

@@ -101,6 +101,7 @@ impl Shard {
                 let event = Event::Request { from: *client, data };
                 self.parts.server.handle(event, self.now, &mut self.reply[..]);
                 self.carry_out(batch);
+                self.flush_if_full(batch);
             }
             Route::ToClient { .. } | Route::Drop(_) | Route::Lease => {}
         }
@@ -189,6 +190,23 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// Queues the reply buffer for a client over UDP.
+    pub(super) fn queue_answer(&mut self, to: &Client, len: usize) {
+        let listener = &self.parts.udp[to.link.0 as usize];
+        self.sends.push(Outgoing {
+            socket: listener.raw(),
+            to: to.tuple.client,
+            source: listener.source(to),
+            ttl: None,
+            tos: None,
+            dont_fragment: false,
+            prefix: Prefix::new(&self.reply[..len]),
+            payload: Payload::EMPTY,
+            pad: 0,
+            tag: TO_CLIENT,
+        });
     }
 
     /// ICMP errors that came back to a relay socket.
