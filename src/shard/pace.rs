@@ -123,11 +123,11 @@ impl Metronome {
         }
         let (this, other) = (self.next, self.next ^ 1);
         if !(now_ns + 1..=now_ns + pause_ns).contains(&self.beats_ns[this]) {
-            self.set(this, now_ns + pause_ns);
+            self.set(this, now_ns, now_ns + pause_ns);
         }
         let after_ns = self.beats_ns[this];
         if !(after_ns + 1..=after_ns + pause_ns).contains(&self.beats_ns[other]) {
-            self.set(other, after_ns + pause_ns);
+            self.set(other, now_ns, after_ns + pause_ns);
         }
         self.timers[this].wait();
         self.next = other;
@@ -136,12 +136,13 @@ impl Metronome {
     /// Sees to it that a timer is set.
     pub(super) fn stay_set(&mut self, now_ns: u64) {
         if self.beats_ns.iter().all(|&beat_ns| beat_ns <= now_ns) {
-            self.set(self.next, now_ns + AHEAD_NS);
+            self.set(self.next, now_ns, now_ns + AHEAD_NS);
         }
     }
 
-    fn set(&mut self, index: usize, at_ns: u64) {
+    fn set(&mut self, index: usize, now_ns: u64, at_ns: u64) {
         self.beats_ns[index] = at_ns;
-        self.timers[index].set(at_ns);
+        // Not by the hour: whatever becomes of the clock, no sleep is longer than asked for.
+        self.timers[index].set(at_ns - now_ns);
     }
 }

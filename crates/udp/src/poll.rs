@@ -233,20 +233,20 @@ impl Timer {
         owned(fd).map(Self)
     }
 
-    /// Sets it to expire once, at `at_ns` nanoseconds of CLOCK_MONOTONIC, as
-    /// [`crate::system::monotonic_ns`] gives them; not at what it was set to before, if that is
-    /// still to come.
-    pub fn set(&self, at_ns: u64) {
-        let at = libc::timespec {
-            tv_sec: (at_ns / 1_000_000_000) as _,
-            tv_nsec: (at_ns % 1_000_000_000) as _,
+    /// Sets it to expire once, in `ns` nanoseconds from now (1 at least), and not at what it was set
+    /// to before, if that is still to come.
+    pub fn set(&self, ns: u64) {
+        let after = libc::timespec {
+            tv_sec: (ns / 1_000_000_000) as _,
+            tv_nsec: (ns % 1_000_000_000).max(u64::from(ns == 0)) as _,
         };
         let never = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        let setting = libc::itimerspec { it_interval: never, it_value: at };
-        let (fd, flags) = (self.0.as_raw_fd(), libc::TFD_TIMER_ABSTIME);
+        let setting = libc::itimerspec { it_interval: never, it_value: after };
         // SAFETY: `setting` is readable, and nothing is to be written. It cannot fail, as the time
         // is a valid one.
-        unsafe { libc::timerfd_settime(fd, flags, &raw const setting, ptr::null_mut()) };
+        unsafe {
+            libc::timerfd_settime(self.0.as_raw_fd(), 0, &raw const setting, ptr::null_mut());
+        }
     }
 
     /// Sleeps until it expires, or not at all if it has expired since it was set. One that is not
