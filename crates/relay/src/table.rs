@@ -8,10 +8,11 @@
 //! Rows never move, and no index is ever built anew: however many there are, the next one is made
 //! as fast as the first.
 
-use core::hash::BuildHasher;
+use core::hash::{Hash, Hasher as _};
 use core::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
-use foldhash::fast::FixedState;
+use foldhash::SharedSeed;
+use foldhash::fast::FoldHasher;
 use turnway_wire::{Family, TransactionId};
 
 use crate::address::{AllocationId, Client, FiveTuple, NANOS_PER_SECOND, Now, PeerAddr, RelayAddr};
@@ -28,7 +29,15 @@ pub(crate) struct Table {
     rows: Slab<Allocation>,
     by_tuple: Index,
     by_session: Index,
-    hasher: FixedState,
+    seed: Seed,
+}
+
+/// What makes hashes unforeseeable. All of it is secret: where only the start of a hash is, a
+/// client that may choose its IPv6 address (the interface's part of it, in many networks) can make
+/// the hashes of all its five-tuples equal.
+struct Seed {
+    start: u64,
+    steps: SharedSeed,
 }
 
 /// One allocation (RFC 8656 section 2.2), single or dual. What a datagram needs comes first, in
@@ -145,7 +154,7 @@ impl Table {
             rows: Slab::new(),
             by_tuple: Index::default(),
             by_session: Index::default(),
-            hasher: FixedState::with_seed(seed),
+            seed: Seed { start: seed, steps: SharedSeed::from_u64(seed) },
         }
     }
 
@@ -161,16 +170,17 @@ impl Table {
 
     /// Fills a slot set apart by [`Self::reserve`].
     pub(crate) fn insert(&mut self, id: AllocationId, allocation: Allocation) {
-        let (tuple, session) = (self.hash_tuple(&allocation), self.hash_session(&allocation));
-        self.rows.fill(id, allocation);
-        let Self { rows, by_tuple, by_session, hasher } = self;
+        let Self { rows, by_tuple, by_session, seed } = self;
+        let tuple = seed.hash(&allocation.client.tuple);
+        let session = seed.hash(&allocation.session);
+        rows.fill(id, allocation);
         let row = |slot| rows.occupant(slot).expect("the indices hold occupied slots only").1;
-        by_tuple.insert(id.slot, tuple, |slot| hasher.hash_one(row(slot).client.tuple));
-        by_session.insert(id.slot, session, |slot| hasher.hash_one(row(slot).session));
+        by_tuple.insert(id.slot, tuple, |slot| seed.hash(&row(slot).client.tuple));
+        by_session.insert(id.slot, session, |slot| seed.hash(&row(slot).session));
     }
 
     pub(crate) fn find(&self, tuple: &FiveTuple) -> Option<AllocationId> {
-        let hash = self.hasher.hash_one(tuple);
+        let hash = self.seed.hash(tuple);
         self.by_tuple.find(hash, |slot| {
             let (id, row) = self.rows.occupant(slot)?;
             (row.client.tuple == *tuple).then_some(id)
@@ -178,7 +188,7 @@ impl Table {
     }
 
     pub(crate) fn find_session(&self, session: u64) -> Option<AllocationId> {
-        let hash = self.hasher.hash_one(session);
+        let hash = self.seed.hash(&session);
         self.by_session.find(hash, |slot| {
             let (id, row) = self.rows.occupant(slot)?;
             (row.session == session).then_some(id)
@@ -200,7 +210,8 @@ impl Table {
 
     pub(crate) fn remove(&mut self, id: AllocationId) -> Option<Allocation> {
         let row = self.rows.get(id)?;
-        let (tuple, session) = (self.hash_tuple(row), self.hash_session(row));
+        let tuple = self.seed.hash(&row.client.tuple);
+        let session = self.seed.hash(&row.session);
         self.by_tuple.remove(id.slot, tuple);
         self.by_session.remove(id.slot, session);
         let allocation = self.rows.release(id);
@@ -218,13 +229,14 @@ impl Table {
     pub(crate) fn slots(&self) -> u32 {
         self.rows.slots()
     }
+}
 
-    fn hash_tuple(&self, row: &Allocation) -> u64 {
-        self.hasher.hash_one(row.client.tuple)
-    }
-
-    fn hash_session(&self, row: &Allocation) -> u64 {
-        self.hasher.hash_one(row.session)
+impl Seed {
+    #[inline]
+    fn hash(&self, key: &impl Hash) -> u64 {
+        let mut hasher = FoldHasher::with_seed(self.start, &self.steps);
+        key.hash(&mut hasher);
+        hasher.finish()
     }
 }
 
@@ -387,5 +399,35 @@ pub(crate) fn is_own(verdict: Verdict) -> bool {
     match verdict {
         Verdict::OwnPorts => true,
         Verdict::Open | Verdict::Denied => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::hash::BuildHasher as _;
+    use std::collections::BTreeSet;
+
+    use foldhash::fast::FixedState;
+
+    use super::*;
+    use crate::address::Transport;
+
+    #[test]
+    fn nobody_can_choose_addresses_with_equal_hashes() {
+        // With the steps that foldhash takes unless told others, such an interface makes the
+        // network of an address not count.
+        const UNDOES_THE_REST: u64 = 0xc0ac_29b7_c97c_50dd_u64.swap_bytes();
+        let tuple = |network: u64| {
+            let ip = Ipv6Addr::from(u128::from(network) << 64 | u128::from(UNDOES_THE_REST));
+            let (client, server) = (SocketAddr::from((ip, 1024)), "[::1]:3478".parse().unwrap());
+            FiveTuple { client, server, transport: Transport::Udp }
+        };
+        let different = |hash: &dyn Fn(&FiveTuple) -> u64| {
+            (0..1_000).map(|network| hash(&tuple(network))).collect::<BTreeSet<_>>().len()
+        };
+        let fixed = FixedState::with_seed(1);
+        assert_eq!(different(&|tuple| fixed.hash_one(tuple)), 1, "what this test is about");
+        let table = Table::new(1);
+        assert_eq!(different(&|tuple| table.seed.hash(tuple)), 1_000);
     }
 }
