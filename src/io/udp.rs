@@ -90,9 +90,13 @@ pub struct RelaySockets {
     v6: Column,
 }
 
-/// Those of one family, with the generation of the allocation that each belongs to. It grows in
-/// pieces: no socket more is dear to keep, however many there are.
-type Column = Pieces<Option<(u32, RelaySocket)>>;
+/// Those of one family. It grows in pieces: no socket more is dear to keep, however many there are.
+#[derive(Default)]
+struct Column {
+    /// With the generation of the allocation that each belongs to.
+    places: Pieces<Option<(u32, RelaySocket)>>,
+    used: usize,
+}
 
 /// Places at the end of a column that are given up at a time: what a peak took goes again.
 const GIVEN_UP: usize = 16;
@@ -101,11 +105,12 @@ impl RelaySockets {
     /// Keeps a socket under its id.
     pub fn insert(&mut self, id: RelayId, socket: udp::Socket, local: SocketAddr) {
         let (column, slot) = (self.column_mut(id.family), id.allocation.slot as usize);
-        while column.len() <= slot {
-            column.push(None);
+        while column.places.len() <= slot {
+            column.places.push(None);
         }
         let socket = RelaySocket { socket, local, drops: Drops::default() };
-        column[slot] = Some((id.allocation.generation, socket));
+        let before = column.places[slot].replace((id.allocation.generation, socket));
+        column.used += usize::from(before.is_none());
     }
 
     /// The socket of a relayed transport address.
@@ -114,13 +119,14 @@ impl RelaySockets {
             Family::V4 => &self.v4,
             Family::V6 => &self.v6,
         };
-        let (generation, socket) = column.get(id.allocation.slot as usize)?.as_ref()?;
+        let (generation, socket) = column.places.get(id.allocation.slot as usize)?.as_ref()?;
         (*generation == id.allocation.generation).then_some(socket)
     }
 
     /// The socket in a slot, with the id that owns it now: an event names only the slot.
     pub fn in_slot(&mut self, slot: u32, family: Family) -> Option<(RelayId, &mut RelaySocket)> {
-        let (generation, socket) = self.column_mut(family).get_mut(slot as usize)?.as_mut()?;
+        let place = self.column_mut(family).places.get_mut(slot as usize)?;
+        let (generation, socket) = place.as_mut()?;
         let allocation = turnway_relay::AllocationId { slot, generation: *generation };
         Some((RelayId { allocation, family }, socket))
     }
@@ -129,12 +135,18 @@ impl RelaySockets {
     pub fn remove(&mut self, id: RelayId) -> Option<RelaySocket> {
         self.get(id)?;
         let column = self.column_mut(id.family);
-        let (_, socket) = column.get_mut(id.allocation.slot as usize)?.take()?;
+        let (_, socket) = column.places.get_mut(id.allocation.slot as usize)?.take()?;
+        column.used -= 1;
+        if column.used == 0 {
+            // The last one to go is the one at the end, as a rule.
+            *column = Column::default();
+            return Some(socket);
+        }
         for _ in 0..GIVEN_UP {
-            if !matches!(column.last(), Some(None)) {
+            if !matches!(column.places.last(), Some(None)) {
                 break;
             }
-            column.pop();
+            column.places.pop();
         }
         Some(socket)
     }
@@ -164,4 +176,29 @@ impl Drops {
 pub fn ip_fields(received: &udp::Received<'_>) -> Option<IpFields> {
     let ttl = received.ttl?;
     Some(IpFields { ttl, tos: received.tos.unwrap_or(0) })
+}
+
+#[cfg(test)]
+mod tests {
+    use turnway_relay::AllocationId;
+
+    use super::*;
+
+    #[test]
+    fn the_last_socket_to_go_takes_all_places_with_it() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let id = |slot| {
+            let allocation = AllocationId { slot, generation: 7 };
+            RelayId { allocation, family: Family::V4 }
+        };
+        let mut sockets = RelaySockets::default();
+        for slot in [0, 100] {
+            sockets.insert(id(slot), udp::relay_udp(any, 0).unwrap(), any);
+        }
+        assert!(sockets.remove(id(0)).is_some());
+        assert!(sockets.remove(id(0)).is_none());
+        assert!(sockets.get(id(100)).is_some());
+        assert!(sockets.remove(id(100)).is_some());
+        assert_eq!((sockets.v4.places.len(), sockets.v4.used), (0, 0));
+    }
 }

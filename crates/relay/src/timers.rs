@@ -111,8 +111,13 @@ impl Timers {
     }
 
     /// Forgets slots at the end that have no deadline, some at a time: no removal is dear, and
-    /// each slot that was once remembered is forgotten at most once.
+    /// each slot that was once remembered is forgotten at most once. Where nothing is left, all are
+    /// forgotten: the last one to go is the one at the end, as a rule.
     fn give_memory_back(&mut self) {
+        if self.heap.is_empty() {
+            *self = Self::default();
+            return;
+        }
         for _ in 0..FORGOTTEN_PER_REMOVAL {
             if self.position.last() != Some(&ABSENT) {
                 break;
@@ -204,6 +209,10 @@ mod tests {
         for slot in 0..10 {
             timers.remove(slot);
         }
+        assert_eq!(timers.heap.bytes() + timers.position.bytes(), 0);
+        // As they end when nothing keeps them: the oldest first.
+        (0..1_000).for_each(|slot| timers.set(slot, 1));
+        (0..1_000).for_each(|slot| timers.remove(slot));
         assert_eq!(timers.heap.bytes() + timers.position.bytes(), 0);
     }
 
