@@ -84,10 +84,21 @@ impl<T> Pieces<T> {
         entry
     }
 
-    /// Takes entries away until there are `len` at most.
+    /// Takes entries away until there are `len` at most. Those that have nothing to drop cost
+    /// nothing, only the pieces do.
     pub fn truncate(&mut self, len: usize) {
-        while self.len > len {
-            self.pop();
+        if len >= self.len {
+            return;
+        }
+        self.len = len;
+        let kept = len.div_ceil(Self::EACH);
+        self.pieces.truncate(if len == 0 { 0 } else { kept + 1 });
+        // As in `pop`: the last piece with entries, and an empty one behind it.
+        for (piece, from) in self.pieces.iter_mut().zip((0..).step_by(Self::EACH)) {
+            piece.truncate(len.saturating_sub(from));
+        }
+        if len == 0 {
+            self.pieces = Vec::new();
         }
     }
 
@@ -138,13 +149,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_as_a_vector(steps in prop::collection::vec((0_u8..5, any::<u64>()), 0..200)) {
+        fn behaves_as_a_vector(steps in prop::collection::vec((0_u8..12, any::<u64>()), 0..200)) {
             let mut pieces = Pieces::<Large>::default();
             let mut model = Vec::<Large>::new();
             for (step, value) in steps {
                 match step {
                     0 => prop_assert_eq!(pieces.pop(), model.pop()),
-                    1 if !model.is_empty() => {
+                    1 => {
+                        // Also to more than there are, and to none.
+                        let len = value as usize % (model.len() + 2);
+                        pieces.truncate(len);
+                        model.truncate(len);
+                    }
+                    2 | 3 => prop_assert_eq!(pieces.pop(), model.pop()),
+                    4 if !model.is_empty() => {
                         let at = value as usize % model.len();
                         prop_assert_eq!(pieces.swap_remove(at), model.swap_remove(at));
                     }
@@ -157,6 +175,9 @@ mod tests {
                 prop_assert_eq!(pieces.last(), model.last());
                 prop_assert_eq!(pieces.get(model.len()), None);
                 prop_assert!((0..model.len()).all(|at| pieces[at] == model[at]));
+                // At most one piece is empty; without entries there is none.
+                let most = (model.len().div_ceil(4) + 1) * usize::from(!model.is_empty());
+                prop_assert!(pieces.pieces.len() <= most, "{}", pieces.pieces.len());
             }
         }
     }
