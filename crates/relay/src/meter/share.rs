@@ -263,8 +263,10 @@ impl Share {
         Report { used, content: used, give_back, ..Report::default() }
     }
 
-    /// Takes back what was spent and then not needed.
+    /// Takes back what was spent and then not needed: of what a larger limit had lent no more than
+    /// this one ever has at once.
     pub(super) fn take_back(&mut self, len: u64) {
+        let len = len.min(self.limit.burst_bytes.saturating_sub(self.leased));
         // The ledger may have been told that it was used.
         self.used = self.used.saturating_sub(len);
         self.leased += len;

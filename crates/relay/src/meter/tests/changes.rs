@@ -1,6 +1,7 @@
 //! Limits that come and go, users that do, and what is said to the ledger at once meanwhile.
 
 use super::fleet::{Fleet, Sender};
+use crate::meter::share::Share;
 use crate::quota::{Bandwidth, Quotas, UserLimits};
 
 const STEP_NS: u64 = 500_000;
@@ -71,4 +72,16 @@ fn leases_of_many_users_come_back_in_pieces() {
     for (limit, unspent) in fleet.ledger.check_sums() {
         assert!(unspent + 3 * 1_200 > limit.burst_bytes, "{unspent} of {limit:?}");
     }
+}
+
+#[test]
+fn of_what_a_larger_limit_lent_no_more_comes_back_than_the_smaller_one_has() {
+    let limit = |bytes| Bandwidth { bytes_per_second: bytes, burst_bytes: bytes };
+    let mut share = Share::new(limit(100_000_000), 1);
+    share.set_limit(limit(2_000));
+    share.take_back(500);
+    assert_eq!(share.unspent(), 500);
+    share.take_back(10_000_000);
+    share.take_back(10_000_000);
+    assert_eq!(share.unspent(), 2_000);
 }
