@@ -306,9 +306,10 @@ impl Control {
 }
 
 impl Heap {
-    /// Whether there are far fewer allocations than there were, and no more of them end just now.
+    /// Whether there are far fewer allocations than there were, and hardly more of them end just
+    /// now than begin.
     fn peak_is_over(&mut self, allocations: u32) -> bool {
-        let quiet = allocations == self.last;
+        let quiet = allocations >= self.last - self.last / 64;
         self.last = allocations;
         self.peak = self.peak.max(allocations);
         let over = quiet && allocations < self.peak / 2 && self.peak - allocations >= FREED_LEAST;
@@ -327,5 +328,29 @@ async fn come_true(mut stopped: watch::Receiver<bool>) {
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "sd_notify");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of these numbers of allocations, one for each tick, those at which memory is given back.
+    fn given_back(allocations: &[u32]) -> Vec<u32> {
+        let mut heap = Heap::default();
+        allocations.iter().copied().filter(|&now| heap.peak_is_over(now)).collect()
+    }
+
+    #[test]
+    fn memory_is_given_back_when_a_peak_is_over_and_once() {
+        assert_eq!(given_back(&[0, 10_000, 10_000, 6_000, 2_000, 0, 0, 0, 0]), [0]);
+        assert!(given_back(&[10_000, 5_001, 5_001]).is_empty(), "half of it is there");
+        assert!(given_back(&[1_800, 900, 900]).is_empty(), "not worth while");
+        assert_eq!(given_back(&[10_000, 1_000, 1_000, 5_000, 100, 100]), [1_000, 100]);
+    }
+
+    #[test]
+    fn some_may_come_and_go_meanwhile() {
+        assert_eq!(given_back(&[100_000, 20_000, 19_990, 20_010, 20_000, 19_995]), [19_990]);
     }
 }
