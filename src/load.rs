@@ -8,6 +8,7 @@ mod text;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -234,15 +235,12 @@ fn flood(args: &FloodArgs) -> Result<(String, bool), LoadError> {
         directions: args.direction.into(),
         burst: args.burst,
         mode: args.mode.into(),
-        duration: args.duration.0,
+        duration: measured(args.duration)?,
         warmup: args.warmup.0,
         peer: args.peer_address,
         cpus: args.whom.cpus.clone(),
         server_pids: args.whom.server_pids.clone(),
     };
-    if options.duration.is_zero() {
-        return Err(LoadError::Input("--duration 0s measures nothing".to_owned()));
-    }
     let mut flood = Flood::open(options, &credentials(&args.who)?)?;
     let done = measure(&mut flood, args);
     // After a failure too: allocations are not left behind.
@@ -295,13 +293,21 @@ fn stun(args: &StunArgs) -> Result<(String, bool), LoadError> {
         server: args.whom.server.0,
         clients: args.clients,
         pressure: args.rate.pressure(args.window),
-        duration: args.duration.0,
+        duration: measured(args.duration)?,
         warmup: args.warmup.0,
         cpu: args.whom.cpus.first().copied(),
         server_pids: args.whom.server_pids.clone(),
     })?;
     let text = if args.whom.json { json(&report) } else { text::stun(&report) };
     Ok((text, true))
+}
+
+/// A duration in which something can be measured.
+fn measured(duration: Span) -> Result<Duration, LoadError> {
+    if duration.0.is_zero() {
+        return Err(LoadError::Input("--duration 0s measures nothing".to_owned()));
+    }
+    Ok(duration.0)
 }
 
 fn json(report: &impl Serialize) -> String {

@@ -96,7 +96,10 @@ fn clients_without_addresses_of_their_own_use_ports() {
 fn a_closed_loop_loses_nothing() {
     let relay = Relay::with_shards(1);
     let usual = format!("flood --user {USER} --allocations 20 --duration 1s --rate max");
-    assert_all_arrived(&report(relay.address, &usual), &["to_peer", "to_client"]);
+    for more in ["", " --burst 8 --window 4"] {
+        let report = report(relay.address, &format!("{usual}{more}"));
+        assert_all_arrived(&report, &["to_peer", "to_client"]);
+    }
 }
 
 #[test]

@@ -99,7 +99,7 @@ pub fn run(options: &Options, credentials: &Credentials) -> Result<Report, LoadE
     let mut workers = [Worker::open(&plan)?];
     let cpus: Vec<usize> = options.cpu.into_iter().collect();
     let mut reports = on_threads(&mut workers, &cpus, |_, worker| {
-        worker.introduce(server, credentials.clone(), run);
+        worker.introduce(server, credentials.clone(), run)?;
         let done = phases(worker, options);
         if done.is_err() {
             let _ = worker.delete(options.window);

@@ -118,7 +118,7 @@ pub struct Report {
     pub to_peer: Counts,
     /// What became of those to the clients.
     pub to_client: Counts,
-    /// That our own kernel or a slow connection did not take.
+    /// That our own kernel or a slow connection did not take in the measured time.
     pub unsent: u64,
     /// From sender to receiver.
     pub latency_us: Latency,
@@ -135,6 +135,17 @@ impl Report {
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.to_peer.is_sound() && self.to_client.is_sound()
+    }
+
+    /// What a search makes of it. A connection takes no more where the server reads too slowly,
+    /// which is as good as lost; a datagram that our own kernel did not take was never sent.
+    fn probe(&self, transport: Transport) -> Probe {
+        let refused = match transport {
+            Transport::Udp => 0.0,
+            Transport::Tcp => self.unsent as f64 / self.seconds.max(1e-9),
+        };
+        let sent = self.sent_rate + refused;
+        Probe { sent, loss: (self.loss * self.sent_rate + refused) / sent.max(1e-9) }
     }
 }
 
@@ -280,7 +291,7 @@ impl Flood {
         };
         highest(guess, loss, |rate| {
             let seen = self.run(Pressure::Rate(rate))?;
-            Ok(Probe { sent: seen.sent_rate, loss: seen.loss })
+            Ok(seen.probe(self.options.transport))
         })
     }
 
@@ -296,7 +307,7 @@ impl Flood {
     fn allocate(&mut self, credentials: &Credentials, run: u32) -> Result<(), LoadError> {
         let (server, mode, size) = (self.options.server, self.options.mode, self.options.size);
         on_threads(&mut self.workers, &self.options.cpus, |_, worker| {
-            worker.introduce(server, credentials.clone(), run);
+            worker.introduce(server, credentials.clone(), run)?;
             worker.phase(Ask::Allocate, WINDOW)?;
             let asks: Asks = match mode {
                 Mode::Channel => Ask::Bind,

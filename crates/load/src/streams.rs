@@ -87,18 +87,23 @@ impl Streams {
 
     /// Queues a message in pieces, and padding; `false` where the server reads too slowly.
     pub(crate) fn queue(&mut self, client: usize, pieces: [&[u8]; 2]) -> bool {
-        let stream = &mut self.streams[client];
         let len = pieces[0].len() + pieces[1].len();
-        if stream.out.len() + len > BACKLOG_MAX {
+        if self.streams[client].out.len() + len > BACKLOG_MAX {
             return false;
         }
+        self.append(client, pieces);
+        true
+    }
+
+    fn append(&mut self, client: usize, pieces: [&[u8]; 2]) {
+        let stream = &mut self.streams[client];
+        let len = pieces[0].len() + pieces[1].len();
         pieces.into_iter().for_each(|piece| stream.out.extend_from_slice(piece));
         stream.out.extend_from_slice(&[0; 3][..padding(len)]);
         if !stream.is_dirty {
             stream.is_dirty = true;
             self.dirty.push(client as u32);
         }
-        true
     }
 
     /// Writes what is queued, as far as the kernel takes it.
@@ -114,8 +119,10 @@ impl Streams {
         failed.map_or(Ok(()), |error| Err(closed(error)))
     }
 
+    /// Queues a request, whatever waits already: a client has but one at a time, and does not send
+    /// it again.
     pub(crate) fn send(&mut self, client: usize, message: &[u8]) -> Result<(), LoadError> {
-        self.queue(client, [message, &[]]);
+        self.append(client, [message, &[]]);
         self.flush()
     }
 

@@ -244,7 +244,7 @@ impl Answers {
             seconds,
             sent: self.sent,
             answered: self.answered,
-            loss: 1.0 - self.answered.min(self.sent) as f64 / self.sent.max(1) as f64,
+            loss: self.sent.saturating_sub(self.answered) as f64 / self.sent.max(1) as f64,
             rate: self.within as f64 / seconds,
             latency_us: Latency::of(&self.latency),
             generator_busy,

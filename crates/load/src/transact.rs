@@ -80,18 +80,21 @@ pub struct PhaseReport {
 impl Transactions {
     /// No transaction of `clients` clients of `server`. A `reliable` transport needs no
     /// retransmissions.
-    #[must_use]
+    ///
+    /// # Errors
+    ///
+    /// A name that no request has room for.
     pub fn new(
         server: SocketAddr,
         reliable: bool,
         credentials: Credentials,
         run: u32,
         clients: usize,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, LoadError> {
+        Ok(Self {
             server,
             reliable,
-            account: Account::new(credentials),
+            account: Account::new(credentials)?,
             run,
             count: 0,
             sessions: (0..clients).map(|_| Session::default()).collect(),
@@ -100,7 +103,7 @@ impl Transactions {
             latency: Histogram::default(),
             done: 0,
             retransmitted: 0,
-        }
+        })
     }
 
     /// How many are under way.
@@ -188,7 +191,13 @@ impl Transactions {
                 self.outbox.push(client as u32);
                 Ok(())
             }
-            Answer::Refused(error) => Err(error),
+            Answer::Refused(error) => {
+                if pending.ask == Ask::Delete {
+                    // It is not asked again: as a rule there is nothing left to be ended.
+                    session.relayed = None;
+                }
+                Err(error)
+            }
         }
     }
 
@@ -257,5 +266,53 @@ impl Transactions {
         id[4..7].copy_from_slice(&(client as u32).to_be_bytes()[1..]);
         id[7..].copy_from_slice(&self.count.to_be_bytes()[3..]);
         TransactionId(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use turnway_wire::{Builder, Class, ErrorCode, XorRelayedAddress, code};
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    fn asked(transactions: &mut Transactions) -> Option<TransactionId> {
+        let mut id = None;
+        let sent = transactions.outbox(|_, bytes| {
+            id = Some(Message::parse(bytes).unwrap().transaction_id());
+            Ok::<_, std::convert::Infallible>(())
+        });
+        sent.unwrap();
+        id
+    }
+
+    #[test]
+    fn what_the_server_does_not_end_is_not_asked_for_again() {
+        let server = "192.0.2.1:3478".parse().unwrap();
+        let who = Credentials { user: "a".to_owned(), password: Zeroizing::new("b".to_owned()) };
+        let mut transactions = Transactions::new(server, false, who, 1, 1).unwrap();
+        let mut space = [0; 128];
+
+        transactions.begin(0, Ask::Allocate(server), 0);
+        let id = asked(&mut transactions).unwrap();
+        let granted = Builder::new(&mut space, Class::Success, Ask::Allocate(server).method(), id);
+        let mut granted = granted.unwrap();
+        granted.add(&XorRelayedAddress(server)).unwrap();
+        let len = granted.finish();
+        transactions.receive(0, &space[..len], 1).unwrap();
+        assert_eq!(transactions.relayed(0), Some(server));
+
+        transactions.begin(0, Ask::Delete, 2);
+        let id = asked(&mut transactions).unwrap();
+        let refused = Builder::new(&mut space, Class::Error, Ask::Delete.method(), id);
+        let mut refused = refused.unwrap();
+        refused.add(&ErrorCode { code: code::ALLOCATION_MISMATCH, reason: b"" }).unwrap();
+        let len = refused.finish();
+        let error = transactions.receive(0, &space[..len], 3).unwrap_err();
+        assert!(matches!(error, LoadError::Refused { code: 437, .. }), "{error}");
+
+        transactions.forget();
+        transactions.begin(0, Ask::Delete, 4);
+        assert_eq!((transactions.under_way(), asked(&mut transactions)), (0, None));
     }
 }

@@ -16,8 +16,11 @@ use crate::LoadError;
 /// The channel of every client.
 pub const CHANNEL: u16 = 0x4000;
 
-/// Room for any request.
-pub(crate) const REQUEST_MAX: usize = 2_048;
+/// Room for any request: name, realm and nonce are the longest of what is in it.
+pub(crate) const REQUEST_MAX: usize = 2_560;
+
+/// The longest name in bytes (RFC 8489 section 14.3); realms and nonces are no longer.
+const NAME_MAX: usize = 763;
 
 /// The most that precedes a payload: a Send indication up to the value of DATA, over IPv6.
 pub(crate) const HEAD_MAX: usize = 48;
@@ -111,8 +114,14 @@ pub(crate) enum Answer {
 }
 
 impl Account {
-    pub(crate) fn new(credentials: Credentials) -> Self {
-        Self { credentials, realm: Vec::new(), key: None }
+    pub(crate) fn new(credentials: Credentials) -> Result<Self, LoadError> {
+        let len = credentials.user.len();
+        if len > NAME_MAX {
+            return Err(LoadError::Input(format!(
+                "--user has {len} bytes; the name of a user has {NAME_MAX} at most"
+            )));
+        }
+        Ok(Self { credentials, realm: Vec::new(), key: None })
     }
 
     /// Builds a request. It is signed where there is a nonce.
@@ -213,4 +222,33 @@ pub(crate) fn send_head(peer: SocketAddr, len: usize) -> Result<Vec<u8>, LoadErr
     let total = message.finish();
     out.truncate(total - len - padding(len));
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(user: String) -> Result<Account, LoadError> {
+        Account::new(Credentials { user, password: Zeroizing::new("secret".to_owned()) })
+    }
+
+    #[test]
+    fn the_longest_name_realm_and_nonce_fit_into_any_request() {
+        let mut account = account("n".repeat(NAME_MAX)).unwrap();
+        account.realm = vec![b'r'; NAME_MAX];
+        account.key = Some(IntegrityKey::new(IntegrityAlgorithm::Sha1, b"key"));
+        let (peer, nonce) = ("[2001:db8::1]:9".parse().unwrap(), [b'n'; NAME_MAX]);
+        for ask in [Ask::Allocate(peer), Ask::Permit(peer), Ask::Bind(peer), Ask::Delete] {
+            let request = account.request(ask, TransactionId([1; 12]), &nonce);
+            assert!(request.len() > 3 * NAME_MAX, "{ask:?}");
+        }
+    }
+
+    #[test]
+    fn a_longer_name_is_refused_and_no_password_is_shown() {
+        let error = account("n".repeat(NAME_MAX + 1)).err().unwrap().to_string();
+        assert!(error.contains("--user has 764 bytes"), "{error}");
+        let credentials = account("alice".to_owned()).unwrap().credentials;
+        assert!(!format!("{credentials:?}").contains("secret"));
+    }
 }

@@ -30,9 +30,6 @@ use source::{BATCH, Source};
 /// How often timers are looked at.
 const TICK_NS: u64 = 1_000_000;
 
-/// In a closed loop, so long without an arrival means that all under way are lost.
-const SILENCE_NS: u64 = 50_000_000;
-
 /// After the measured time, what is under way has so long to arrive: since the last one, and in
 /// all.
 const DRAIN_SILENCE_NS: u64 = 100_000_000;
@@ -128,9 +125,15 @@ impl Worker {
     }
 
     /// Becomes able to make transactions.
-    pub(crate) fn introduce(&mut self, server: SocketAddr, credentials: Credentials, run: u32) {
+    pub(crate) fn introduce(
+        &mut self,
+        server: SocketAddr,
+        credentials: Credentials,
+        run: u32,
+    ) -> Result<(), LoadError> {
         let (reliable, count) = (self.clients.is_reliable(), self.clients.count());
-        self.transactions = Some(Transactions::new(server, reliable, credentials, run, count));
+        self.transactions = Some(Transactions::new(server, reliable, credentials, run, count)?);
+        Ok(())
     }
 
     /// One transaction of each client, at most `window` at a time.
@@ -167,11 +170,19 @@ impl Worker {
         }
     }
 
-    /// Ends the allocations of those clients that have one, and nothing else.
+    /// Ends the allocations of those clients that have one, and nothing else. Where the server
+    /// refuses that to one, the others' are ended all the same.
     pub(crate) fn delete(&mut self, window: usize) -> Result<(), LoadError> {
-        let Some(transactions) = &mut self.transactions else { return Ok(()) };
-        transactions.forget();
-        self.phase(|_| Ask::Delete, window).map(|_| ())
+        let mut refused = None;
+        while let Some(transactions) = &mut self.transactions {
+            transactions.forget();
+            match self.phase(|_| Ask::Delete, window) {
+                Ok(_) => break,
+                Err(error @ LoadError::Refused { .. }) => refused = refused.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        refused.map_or(Ok(()), Err)
     }
 
     /// Where peers send to reach each client.
@@ -239,12 +250,7 @@ impl Worker {
                 pace.take(due);
                 due as usize
             }
-            Drive::Window(window) => {
-                if self.sink.under_way >= window && now > self.sink.last_ns + SILENCE_NS {
-                    (self.sink.under_way, self.sink.last_ns) = (0, now);
-                }
-                (window.saturating_sub(self.sink.under_way) / traffic.burst).min(most)
-            }
+            Drive::Window(window) => self.sink.room(window, traffic.burst, now).min(most),
         };
         for _ in 0..steps {
             let (client, direction) = self.source.next_flow(&traffic.directions);

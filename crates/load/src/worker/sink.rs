@@ -9,6 +9,9 @@ use crate::tally::{Arrival, Arrivals, Counts};
 
 use super::unwrap;
 
+/// In a closed loop, so long without an arrival means that all under way are lost.
+const SILENCE_NS: u64 = 50_000_000;
+
 /// See the module.
 pub(crate) struct Sink {
     run: u32,
@@ -19,15 +22,15 @@ pub(crate) struct Sink {
     until_ns: u64,
     /// Of datagrams sent in the measured time, to the peer and to the client.
     pub(crate) counts: [Counts; 2],
-    /// That our own kernel or a slow connection did not take.
+    /// That our own kernel or a slow connection did not take in the measured time.
     pub(crate) unsent: u64,
     pub(crate) latency: Histogram,
     /// Received in the measured time, whenever sent.
     pub(crate) within: u64,
     /// Sent and not received.
-    pub(crate) under_way: usize,
+    under_way: usize,
     /// When one was last received.
-    pub(crate) last_ns: u64,
+    last_ns: u64,
 }
 
 #[derive(Clone, Default)]
@@ -87,6 +90,21 @@ impl Sink {
         if (self.from_ns..self.until_ns).contains(&now) {
             self.counts[direction.index()].sent += 1;
         }
+    }
+
+    /// Counts one that could not be sent at `now`.
+    pub(super) fn not_sent(&mut self, now: u64) {
+        self.unsent += u64::from((self.from_ns..self.until_ns).contains(&now));
+    }
+
+    /// How many bursts may be sent where no more than `window` datagrams are to be under way, or
+    /// one burst if that is more. After a silence all that were are lost.
+    pub(super) fn room(&mut self, window: usize, burst: usize, now: u64) -> usize {
+        let window = window.max(burst);
+        if self.under_way + burst > window && now > self.last_ns + SILENCE_NS {
+            (self.under_way, self.last_ns) = (0, now);
+        }
+        window.saturating_sub(self.under_way) / burst
     }
 
     /// A datagram that the peers' socket got.

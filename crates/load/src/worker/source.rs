@@ -145,7 +145,7 @@ impl Source {
                     if streams.queue(client, [&flow.head, payload]) {
                         sink.sent(direction, now);
                     } else {
-                        sink.unsent += 1;
+                        sink.not_sent(now);
                     }
                 }
             },
@@ -169,7 +169,7 @@ impl Source {
             if result.is_ok() {
                 sink.sent(direction, now);
             } else {
-                sink.unsent += 1;
+                sink.not_sent(now);
             }
         });
         self.memory.clear();

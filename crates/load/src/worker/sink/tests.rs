@@ -109,3 +109,25 @@ fn what_another_run_sent_does_not_count() {
     sink.at_peer(relayed(5000), at(0), &other, 160);
     assert_eq!(sink.counts, [Counts::default(); 2]);
 }
+
+#[test]
+fn a_closed_loop_goes_on_after_losses_and_has_room_for_a_burst() {
+    let mut sink = sink();
+    assert_eq!(sink.room(64, 8, 100), 8);
+    assert_eq!(sink.room(4, 8, 100), 1, "a burst is more than the window");
+    // Of seven bursts and then some only seven datagrams never come.
+    (0..63).for_each(|_| sink.sent(Direction::ToPeer, 150));
+    (0..56).for_each(|sequence| {
+        sink.at_peer(relayed(5000), at(0), &payload(10, Direction::ToPeer, sequence), 160);
+    });
+    assert_eq!((sink.room(64, 8, 170), sink.room(8, 8, 170)), (7, 0));
+    assert_eq!(sink.room(8, 8, 160 + SILENCE_NS), 0);
+    assert_eq!(sink.room(8, 8, 161 + SILENCE_NS), 1, "what is missing is lost");
+}
+
+#[test]
+fn what_is_not_sent_counts_in_the_measured_time_only() {
+    let mut sink = sink();
+    [99, 100, 199, 200].into_iter().for_each(|now| sink.not_sent(now));
+    assert_eq!(sink.unsent, 2);
+}
