@@ -350,13 +350,14 @@ fn print(columns: &[Column], goals: &[Goal]) {
     }
 }
 
-/// The first column against each other one.
+/// The first column against each other one: medians and, in brackets, extremes.
 fn print_ratios(columns: &[Column]) {
     for (other, column) in columns.iter().enumerate().skip(1) {
         let ratios = Metric::ALL.into_iter().filter_map(|metric| {
             let goal = Goal { metric, ..cpu_goal(other, 1.0) };
-            let ratio = median(&compared(columns, &goal));
-            (!ratio.is_nan()).then(|| format!("{} {ratio:.2}", metric.name()))
+            let Spread { median, least, most, .. } = Spread::of(&compared(columns, &goal));
+            let figure = || format!("{} {median:.2} ({least:.2}-{most:.2})", metric.name());
+            (!median.is_nan()).then(figure)
         });
         let ratios: Vec<String> = ratios.collect();
         println!("    {} / {}: {}", columns[0].lane.name, column.lane.name, ratios.join(", "));

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -72,6 +72,7 @@ impl Server {
     /// Starts Turnway or coturn and waits until it answers.
     pub(crate) fn start(kind: Kind, settings: &Settings) -> Result<Self, LoadError> {
         let cannot = || io_error(format!("cannot start {}", kind.name()));
+        assert_vacant(kind)?;
         let folder = tempfile::tempdir().map_err(cannot())?;
         let command = match kind {
             Kind::Turnway => turnway(folder.path()),
@@ -127,6 +128,7 @@ pub(crate) fn forward(
     settings: &Settings,
 ) -> Result<(Server, Flood), LoadError> {
     let cannot = || io_error("cannot start the forwarder".to_owned());
+    assert_vacant(kind)?;
     let folder = tempfile::tempdir().map_err(cannot())?;
     let mut flood = Flood::unallocated(options.clone(), std::process::id())?;
     let clients = flood.client_port().expect("loopback clients share a socket");
@@ -157,6 +159,14 @@ pub(crate) fn credentials() -> Credentials {
 
 pub(crate) fn io_error(tried: String) -> impl FnOnce(std::io::Error) -> LoadError {
     move |error| LoadError::Io(tried, error)
+}
+
+/// Nobody may be where a server is to listen. A run that was killed leaves its servers behind: one
+/// of them would answer in place of the new one, or share its datagrams.
+fn assert_vacant(kind: Kind) -> Result<(), LoadError> {
+    let address = kind.address();
+    let tried = format!("{address} is in use, perhaps by the {} of an earlier run", kind.name());
+    UdpSocket::bind(address).map(drop).map_err(io_error(tried))
 }
 
 /// Starts a child on one CPU: it inherits where the thread that starts it may run.

@@ -67,7 +67,8 @@ impl Settings {
                 "grid" => settings.grid = true,
                 "--quick" => settings.quick = true,
                 "--pairs" => {
-                    settings.pairs = value()?.parse().map_err(|_| wrong())?;
+                    let pairs: usize = value()?.parse().map_err(|_| wrong())?;
+                    settings.pairs = pairs.max(1);
                     settings.more_pairs = settings.pairs;
                 }
                 "--seconds" => {
