@@ -7,10 +7,11 @@ use std::sync::Arc;
 use turnway_offload::{BindingRate, Mode, Offload, Refused, Settings, Started};
 
 use crate::config::{self, Config, OffloadMode, Transport};
+use crate::ports::RelayAddrs;
 
 /// Starts it, if the configuration wants it and the machine has it. User space relays whatever it
 /// does not, so nothing of this stops the daemon; one line says what became of it.
-pub fn start(config: &Config, relays: &[IpAddr]) -> Option<Arc<Offload>> {
+pub fn start(config: &Config, relays: &[RelayAddrs]) -> Option<Arc<Offload>> {
     let mode = match config.offload.mode {
         OffloadMode::Auto => Mode::Auto,
         OffloadMode::Native => Mode::Native,
@@ -57,8 +58,10 @@ fn udp_listeners(config: &Config) -> impl Iterator<Item = SocketAddr> {
 }
 
 /// The interfaces to consider; none means all.
-fn interfaces(config: &Config, relays: &[IpAddr]) -> Result<Vec<String>, Refused> {
-    let ours = udp_listeners(config).map(|address| address.ip()).chain(relays.iter().copied());
+fn interfaces(config: &Config, relays: &[RelayAddrs]) -> Result<Vec<String>, Refused> {
+    let ours = udp_listeners(config)
+        .map(|address| address.ip())
+        .chain(relays.iter().map(|relay| relay.local));
     let ours: Vec<IpAddr> = ours.collect();
     if !config.offload.interfaces.is_empty() || ours.iter().any(IpAddr::is_unspecified) {
         return Ok(config.offload.interfaces.clone());

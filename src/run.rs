@@ -12,7 +12,6 @@ pub(crate) mod machine;
 mod rules;
 
 use std::fmt;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -93,7 +92,6 @@ pub fn serve(
     let range = config.relay.ports.clone();
     let buffer = RELAY_BUFFER.min(config.limits.socket_buffer);
     let ports = Arc::new(Ports::new(relays.clone(), range, buffer, Arc::clone(&shared)));
-    let relay_ips: Vec<IpAddr> = relays.iter().map(|relay| relay.local).collect();
     let context = rules::Context { relays, nonce_secret: rules::NonceSecret::random()? };
     let own = machine::own_addresses()?;
     let (users, changed_users) = mpsc::unbounded_channel();
@@ -102,7 +100,7 @@ pub fn serve(
     let rules = rules::build(&config, &context, &own, &users).map_err(ServeError::Input)?;
     let rules = Arc::new(rules);
     ledger.lock().configure(Arc::clone(&rules.quotas), udp::system::monotonic_ns());
-    let offload = offload::start(&config, &relay_ips);
+    let offload = offload::start(&config, &context.relays);
     let crew = Crew::gather(&config, capacity, doors, |seed| Common {
         server: Server::new(Arc::clone(&rules), Arc::clone(&shared), seed),
         ledger: Arc::clone(&ledger),

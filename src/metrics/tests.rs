@@ -126,6 +126,8 @@ fn label_values_are_the_vocabulary_and_every_combination_is_there() {
     let quotas: Vec<&str> = Quota::ALL.iter().map(|quota| quota.label()).collect();
     let states = ["free", "claimed", "reserved", "set_aside"];
     let version = [env!("CARGO_PKG_VERSION")];
+    let kernel: Vec<&str> = turnway_offload::Outcome::ALL.map(|outcome| outcome.label()).into();
+    let refusals: Vec<&str> = turnway_offload::Refusal::ALL.map(|why| why.label()).into();
     let labelled: &[(&str, &[Label<'_>])] = &[
         (
             "turnway_relayed_datagrams_total",
@@ -143,6 +145,11 @@ fn label_values_are_the_vocabulary_and_every_combination_is_there() {
         ("turnway_kernel_drops_total", &[("socket", &["listener", "relay"])]),
         ("turnway_tcp_closed_total", &[("reason", &["too_many", "not_turn", "idle"])]),
         ("turnway_build_info", &[("version", &version)]),
+        ("turnway_offload_datagrams_total", &[("direction", &directions)]),
+        ("turnway_offload_bytes_total", &[("direction", &directions)]),
+        ("turnway_offload_outcomes_total", &[("outcome", &kernel)]),
+        ("turnway_offload_paths_refused_total", &[("reason", &refusals)]),
+        ("turnway_offload_interfaces", &[("mode", &["native", "generic", "off"])]),
     ];
     let mut series = 0;
     for (name, labels) in labelled {
