@@ -159,6 +159,8 @@ struct settings {
 };
 
 #define SETTINGS_BINDING 1
+/* Answers do not turn round where the request came in: they are redirected there. */
+#define SETTINGS_REDIRECT 2
 
 /* --- outcomes: a per-CPU array of counters; a relayed datagram counts in its account only --- */
 

@@ -52,6 +52,7 @@ static long (*const bpf_xdp_adjust_head)(struct xdp_md *ctx, int delta) =
 	(void *)BPF_FUNC_xdp_adjust_head;
 static long (*const bpf_xdp_adjust_tail)(struct xdp_md *ctx, int delta) =
 	(void *)BPF_FUNC_xdp_adjust_tail;
+static long (*const bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
 static long (*const bpf_redirect_map)(void *map, __u64 key, __u64 flags) =
 	(void *)BPF_FUNC_redirect_map;
 static long (*const bpf_fib_lookup)(void *ctx, struct bpf_fib_lookup *params, int size,

@@ -17,6 +17,17 @@ INLINE void count(__u32 outcome)
 		*counter += 1;
 }
 
+/* An answer leaves by the interface that the request came in by. */
+INLINE int send_back(struct xdp_md *ctx)
+{
+	__u32 zero = 0;
+	const struct settings *setting = bpf_map_lookup_elem(&settings, &zero);
+
+	if (setting && setting->flags & SETTINGS_REDIRECT)
+		return bpf_redirect(ctx->ingress_ifindex, 0);
+	return XDP_TX;
+}
+
 INLINE int decide(struct xdp_md *ctx)
 {
 	struct datagram in;
@@ -48,7 +59,7 @@ int turnway(struct xdp_md *ctx)
 		return XDP_PASS;
 	count(done);
 	if (done == BINDING_ANSWERED)
-		return XDP_TX;
+		return send_back(ctx);
 	return done == BINDING_LIMITED || done == DROP_LIMIT ? XDP_DROP : XDP_PASS;
 }
 

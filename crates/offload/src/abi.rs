@@ -117,6 +117,7 @@ pub(crate) struct Settings {
 }
 
 pub(crate) const SETTINGS_BINDING: u32 = 1;
+pub(crate) const SETTINGS_REDIRECT: u32 = 2;
 
 /// What the self-test found.
 #[repr(C)]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::Mode;
 use crate::checks::{Candidate, Survey};
+use crate::maps::Back;
 use crate::netlink::{Netlink, firewall};
 use crate::program::Program;
 use crate::report::{Interface, Report, State};
@@ -123,6 +124,16 @@ impl Attachments {
     /// there; `None` if it has no program.
     pub(crate) fn device(&self, index: u32) -> Option<(u32, bool)> {
         self.attached.get(&index).map(|attached| (attached.device, attached.turns))
+    }
+
+    /// How answers can leave where their requests came in; `None`: by no way that is right for all.
+    pub(crate) fn back(&self) -> Option<Back> {
+        let mut all = self.attached.values();
+        if all.clone().all(|attached| attached.turns) {
+            Some(Back::Turned)
+        } else {
+            all.all(|attached| attached.sends).then_some(Back::Redirected)
+        }
     }
 
     /// Detaches everything.

@@ -22,7 +22,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::attach::Attachments;
 use crate::checks::{self, Survey};
 use crate::figures::{Counters, Figures};
-use crate::maps::{BindingRate, Maps, Outcome};
+use crate::maps::{Back, BindingRate, Maps, Outcome};
 use crate::netlink::route::{Change, parse_change};
 use crate::netlink::{Events, Netlink};
 use crate::paths::Paths;
@@ -173,6 +173,7 @@ struct Control {
     listeners: Listeners,
     interfaces: Vec<String>,
     mode: Mode,
+    binding: Option<BindingRate>,
     /// Neighbours yet to be confirmed.
     confirm: VecDeque<(u32, IpAddr)>,
     /// When the machine is looked over again.
@@ -212,13 +213,13 @@ impl Control {
             listeners: Listeners::new(settings.listeners),
             interfaces: settings.interfaces,
             mode: settings.mode,
+            binding: settings.binding,
             confirm: VecDeque::new(),
             survey_at: Instant::now() + TICK,
             routes_at: None,
             without_room: 0,
             relayed: Vec::new(),
         };
-        control.set_binding(settings.binding);
         control.apply(survey);
         let report = control.shared.report();
         if report.any() { Ok(control) } else { Err(nowhere(&report)) }
@@ -358,6 +359,7 @@ impl Control {
         if moved || !changed.changed.is_empty() {
             self.unsettle(|_, _| true);
         }
+        self.set_binding(self.binding);
         self.listeners.set_addresses(survey.addresses.into_iter().map(|(_, address)| address));
         self.listeners.update(&self.shared.maps);
         let mut report = self.shared.lock_report();
@@ -407,7 +409,10 @@ impl Control {
     }
 
     fn set_binding(&mut self, rate: Option<BindingRate>) {
-        if let Err(error) = self.shared.maps.set_binding(rate) {
+        self.binding = rate;
+        let back = self.kernel.attachments.back();
+        let rate = rate.filter(|_| back.is_some());
+        if let Err(error) = self.shared.maps.set_binding(rate, back.unwrap_or(Back::Turned)) {
             tracing::warn!(%error, "offload: the rate of Binding answers cannot be set");
         }
     }

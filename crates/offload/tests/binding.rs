@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use common::packet::{Arrived, CLIENT_MAC, Checksum, Packet, SERVER_MAC};
 use common::{Kernel, Verdict, addr};
-use turnway_offload::maps::{BindingRate, Outcome};
+use turnway_offload::maps::{Back, BindingRate, Outcome};
 use turnway_wire::{Builder, Class, Message, Method, Software, TransactionId, XorMappedAddress};
 
 const SERVERS: [&str; 2] = ["203.0.113.7:3478", "[2001:db8:7::7]:3478"];
@@ -19,7 +19,7 @@ fn kernel(rate: Option<BindingRate>) -> Option<Kernel> {
     for server in SERVERS {
         kernel.maps().add_listener(addr(server)).unwrap();
     }
-    kernel.maps().set_binding(rate).unwrap();
+    kernel.maps().set_binding(rate, Back::Turned).unwrap();
     Some(kernel)
 }
 
@@ -132,8 +132,22 @@ fn nobody_is_answered_where_that_is_not_wanted() {
     let Some(mut kernel) = kernel(None) else { return };
     let request = from(CLIENTS[0], SERVERS[0], request());
     kernel.passes(&request.encode(), Some(Outcome::PassRequest));
-    kernel.maps().set_binding(Some(NO_LIMIT)).unwrap();
+    kernel.maps().set_binding(Some(NO_LIMIT), Back::Turned).unwrap();
     answered(&mut kernel, &request);
+}
+
+/// A veth leaves lying what turns round in it.
+#[test]
+fn an_answer_is_redirected_where_frames_cannot_turn_round() {
+    let Some(mut kernel) = kernel(Some(NO_LIMIT)) else { return };
+    for (client, server) in CLIENTS.into_iter().zip(SERVERS) {
+        let request = from(client, server, request()).encode();
+        let (verdict, turned) = kernel.run(&request);
+        assert_eq!(verdict, Verdict::Transmit);
+        kernel.maps().set_binding(Some(NO_LIMIT), Back::Redirected).unwrap();
+        assert_eq!(kernel.run(&request), (Verdict::Redirect, turned));
+        kernel.maps().set_binding(Some(NO_LIMIT), Back::Turned).unwrap();
+    }
 }
 
 #[test]

@@ -124,6 +124,7 @@ fn constants_are_those_of_the_header() {
         ("HOP_ASK", HOP_ASK.into()),
         ("HOP_STATE", HOP_STATE.into()),
         ("SETTINGS_BINDING", SETTINGS_BINDING.into()),
+        ("SETTINGS_REDIRECT", SETTINGS_REDIRECT.into()),
     ];
     for (name, value) in constants {
         assert_eq!(defined(name), value, "{name}");

@@ -63,9 +63,9 @@ impl Maps {
         lock(&self.listeners).remove(&key_of(listener))
     }
 
-    /// Whether Binding requests are answered here, and how often per source.
-    pub fn set_binding(&self, rate: Option<BindingRate>) -> Result<(), MapError> {
-        lock(&self.settings).set(0, settings(rate), 0)
+    /// Whether Binding requests are answered here, how often per source, and how answers leave.
+    pub fn set_binding(&self, rate: Option<BindingRate>, back: Back) -> Result<(), MapError> {
+        lock(&self.settings).set(0, settings(rate, back), 0)
     }
 
     /// What became of what was not relayed, over all CPUs since the program was loaded.
@@ -95,14 +95,26 @@ pub struct BindingRate {
     pub burst: u32,
 }
 
-fn settings(rate: Option<BindingRate>) -> abi::Settings {
+/// How an answer leaves by the interface that the request came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Back {
+    /// It turns round in the driver.
+    Turned,
+    /// As what comes from another interface.
+    Redirected,
+}
+
+fn settings(rate: Option<BindingRate>, back: Back) -> abi::Settings {
     const SECOND_NS: u64 = 1_000_000_000;
     let Some(rate) = rate else {
         return abi::Settings::default();
     };
     let interval_ns = SECOND_NS.checked_div(rate.per_second.into()).unwrap_or(0);
     abi::Settings {
-        flags: abi::SETTINGS_BINDING,
+        flags: match back {
+            Back::Turned => abi::SETTINGS_BINDING,
+            Back::Redirected => abi::SETTINGS_BINDING | abi::SETTINGS_REDIRECT,
+        },
         zero: 0,
         binding_interval_ns: interval_ns,
         binding_ahead_ns: interval_ns * u64::from(rate.burst.max(1)),
