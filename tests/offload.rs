@@ -7,15 +7,21 @@
 //! | `offload/net.rs` | the machines, the daemon between them, sockets that see headers |
 //! | `offload/differential.rs` | the same datagrams with and without the kernel |
 //! | `offload/ends.rs` | what ends a channel, takes its place, or changes the network under it |
+//! | `offload/hostile.rs` | super-packets, forged packets, Binding requests |
 //! | `offload/limits.rs` | bandwidths and volumes |
+//! | `offload/modes.rs` | `auto` and what it says, explicit modes, capabilities |
 //! | `offload/relaying.rs` | what arrives: every pair of families, lengths, headers, relay to relay |
 
 #[path = "offload/differential.rs"]
 mod differential;
 #[path = "offload/ends.rs"]
 mod ends;
+#[path = "offload/hostile.rs"]
+mod hostile;
 #[path = "offload/limits.rs"]
 mod limits;
+#[path = "offload/modes.rs"]
+mod modes;
 #[path = "offload/net.rs"]
 mod net;
 #[path = "offload/relaying.rs"]

@@ -5,11 +5,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::process::Command;
 
 use socket2::SockRef;
-use turnway_udp::{ReceiveBatch, options, relay_udp};
+use turnway_udp::{Outgoing, Payload, Prefix, ReceiveBatch, SendBatch, options, relay_udp};
 use turnway_wire::Family;
 
 use crate::common::client::Client;
@@ -86,6 +86,8 @@ impl Net {
 }
 
 fn add_addresses(namespace: &Namespace, interface: &str, addresses: &[&str]) {
+    // An address that comes a second later is a change of the network, to which the relay reacts.
+    namespace.ip(&format!("link set {interface} addrgenmode none"));
     for address in addresses {
         let nodad = if address.contains(':') { " nodad" } else { "" };
         namespace.ip(&format!("address add {address} dev {interface}{nodad}"));
@@ -222,8 +224,13 @@ impl World {
             return;
         }
         self.expect_paths(0);
-        // The first ones may find that a next hop is not known yet.
-        await_some("datagrams in the kernel", || self.ping(talk).then_some(()));
+        // The first ones may find that a next hop is not known yet, and at the start the daemon
+        // hears of changes of the network that it has seen already.
+        let mut in_a_row = 0;
+        await_some("datagrams in the kernel", || {
+            in_a_row = if self.ping(talk) { in_a_row + 1 } else { 0 };
+            (in_a_row == 3).then_some(())
+        });
     }
 
     /// One datagram in each direction: whether it was the kernel that relayed them.
@@ -509,6 +516,32 @@ impl End {
 
     pub(crate) fn send(&self, data: &[u8], to: SocketAddr) {
         self.twin.send_to(data, to).expect("sent");
+    }
+
+    /// Sends datagrams of one length with one system call: the kernel cuts them (UDP_SEGMENT).
+    pub(crate) fn send_burst(&self, datas: &[Vec<u8>], to: SocketAddr) {
+        let mut batch = ReceiveBatch::new(1);
+        let all = datas.concat();
+        let (slot, space) = batch.compose(all.len()).expect("a free slot");
+        space.copy_from_slice(&all);
+        let mut sends = SendBatch::new();
+        let mut offset = 0;
+        for data in datas {
+            sends.push(Outgoing {
+                socket: self.twin.as_raw_fd(),
+                to,
+                source: None,
+                ttl: None,
+                tos: None,
+                dont_fragment: false,
+                prefix: Prefix::EMPTY,
+                payload: Payload { slot, offset, len: data.len() },
+                pad: 0,
+                tag: 0,
+            });
+            offset += data.len();
+        }
+        sends.flush(&batch, &mut |_, result| result.expect("sent"));
     }
 
     /// Sends, or has an ICMP error in its place.
