@@ -239,8 +239,11 @@ fn nothing_is_left_behind_and_a_new_daemon_begins_anew() {
     });
 }
 
+/// Something that happens to the network.
+type Change = fn(&World);
+
 /// What one can do to the network, and undo.
-const CHANGES: [(&str, fn(&World)); 5] = [
+const CHANGES: [(&str, Change); 5] = [
     ("another Ethernet address of the peers", |world| {
         world.net.peers.ip("link set peers address 02:00:00:00:00:77");
     }),
