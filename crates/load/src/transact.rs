@@ -30,6 +30,8 @@ const CHALLENGES_MAX: u32 = 4;
 struct Session {
     nonce: Vec<u8>,
     relayed: Option<SocketAddr>,
+    /// An Allocate was given up whose answer may have been on its way.
+    uncertain: bool,
     pending: Option<Pending>,
 }
 
@@ -128,15 +130,20 @@ impl Transactions {
     pub fn forget(&mut self) {
         self.in_flight.clear();
         self.outbox.clear();
-        self.sessions.iter_mut().for_each(|session| session.pending = None);
+        for session in &mut self.sessions {
+            let given_up = session.pending.take();
+            session.uncertain |=
+                given_up.is_some_and(|pending| matches!(pending.ask, Ask::Allocate(_)));
+        }
     }
 
     /// Begins a client's transaction, unless it has one under way, or would end an allocation that
-    /// it does not have.
+    /// it cannot have.
     pub fn begin(&mut self, client: usize, ask: Ask, now_ns: u64) {
         let id = self.next_id(client);
         let session = &mut self.sessions[client];
-        if session.pending.is_some() || (ask == Ask::Delete && session.relayed.is_none()) {
+        let has_none = session.relayed.is_none() && !session.uncertain;
+        if session.pending.is_some() || (ask == Ask::Delete && has_none) {
             return;
         }
         let bytes = self.account.request(ask, id, &session.nonce);
@@ -164,6 +171,7 @@ impl Transactions {
         let signed = !session.nonce.is_empty();
         match self.account.read(&message, pending.ask, signed) {
             Answer::Granted(relayed) => {
+                session.uncertain = false;
                 session.relayed = match pending.ask {
                     Ask::Delete => None,
                     Ask::Binding
@@ -194,7 +202,7 @@ impl Transactions {
             Answer::Refused(error) => {
                 if pending.ask == Ask::Delete {
                     // It is not asked again: as a rule there is nothing left to be ended.
-                    session.relayed = None;
+                    (session.relayed, session.uncertain) = (None, false);
                 }
                 Err(error)
             }
@@ -314,5 +322,19 @@ mod tests {
         transactions.forget();
         transactions.begin(0, Ask::Delete, 4);
         assert_eq!((transactions.under_way(), asked(&mut transactions)), (0, None));
+    }
+
+    #[test]
+    fn an_allocate_that_was_given_up_may_have_left_something_to_be_ended() {
+        let server = "192.0.2.1:3478".parse().unwrap();
+        let who = Credentials { user: "a".to_owned(), password: Zeroizing::new("b".to_owned()) };
+        let mut transactions = Transactions::new(server, false, who, 1, 2).unwrap();
+        transactions.begin(0, Ask::Allocate(server), 0);
+        transactions.forget();
+        // The other client never asked for anything.
+        transactions.begin(1, Ask::Delete, 1);
+        assert_eq!(transactions.under_way(), 0);
+        transactions.begin(0, Ask::Delete, 1);
+        assert_eq!(transactions.under_way(), 1);
     }
 }
