@@ -8,6 +8,7 @@
 //! | `offload/differential.rs` | the same datagrams with and without the kernel |
 //! | `offload/ends.rs` | what ends a channel, takes its place, or changes the network under it |
 //! | `offload/hostile.rs` | super-packets, forged packets, Binding requests |
+//! | `offload/interop.rs` | the clients of coturn and of webrtc-rs, as elsewhere without the kernel |
 //! | `offload/limits.rs` | bandwidths and volumes |
 //! | `offload/modes.rs` | `auto` and what it says, explicit modes, capabilities |
 //! | `offload/relaying.rs` | what arrives: every pair of families, lengths, headers, relay to relay |
@@ -18,6 +19,8 @@ mod differential;
 mod ends;
 #[path = "offload/hostile.rs"]
 mod hostile;
+#[path = "offload/interop.rs"]
+mod interop;
 #[path = "offload/limits.rs"]
 mod limits;
 #[path = "offload/modes.rs"]
@@ -28,6 +31,8 @@ mod net;
 mod relaying;
 
 mod common;
+#[path = "turnutils/uclient.rs"]
+mod uclient;
 
 use std::thread;
 

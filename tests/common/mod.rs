@@ -10,6 +10,7 @@ pub mod client;
 pub mod netns;
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -335,12 +336,12 @@ pub fn own_address() -> Ipv4Addr {
 }
 
 /// A command, run in a network namespace if one is named.
-pub fn in_namespace(namespace: Option<&str>, program: &str) -> Command {
+pub fn in_namespace(namespace: Option<&str>, program: impl AsRef<OsStr>) -> Command {
     match namespace {
         None => Command::new(program),
         Some(name) => {
             let mut command = Command::new("ip");
-            command.args(["netns", "exec", name, program]);
+            command.args(["netns", "exec", name]).arg(program);
             command
         }
     }

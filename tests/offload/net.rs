@@ -50,7 +50,26 @@ impl Net {
         let net = Self { clients, server, peers };
         net.lay_cable_to_clients();
         net.lay_cable_to_peers();
+        net.await_links();
         Some(net)
+    }
+
+    /// Waits until IPv6 is at work everywhere, which the kernel sees to only once in a second:
+    /// before that nobody's neighbours answer.
+    fn await_links(&self) {
+        let links = [
+            (&self.clients, "clients"),
+            (&self.server, "clients"),
+            (&self.server, "peers"),
+            (&self.peers, "peers"),
+        ];
+        for (machine, interface) in links {
+            let arguments = ["-6", "route", "show", "table", "local", "dev", interface];
+            await_some("a link", || {
+                let routes = run_inside(machine, "ip", &arguments);
+                String::from_utf8_lossy(&routes.stdout).contains("ff00::/8").then_some(())
+            });
+        }
     }
 
     pub(crate) fn lay_cable_to_clients(&self) {

@@ -1,13 +1,15 @@
 //! `turnutils_uclient` and `turnutils_peer` as child processes.
 
+#![allow(dead_code, reason = "each test uses its own part of this module")]
+
 use std::fmt;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::common::{PASSWORD, USER, await_some, program};
+use crate::common::{PASSWORD, USER, await_some, in_namespace, netns, program};
 
 /// Clients at a time: together they send less than 10,000 messages in a second.
 const AT_A_TIME: usize = 8;
@@ -31,14 +33,24 @@ pub(crate) struct Peer {
 impl Peer {
     /// Starts one and waits until it answers.
     pub(crate) fn start(ip: IpAddr, port: u16) -> Self {
+        Self::start_in(None, ip, port)
+    }
+
+    /// The same in a network namespace, if one is named.
+    pub(crate) fn start_in(namespace: Option<&str>, ip: IpAddr, port: u16) -> Self {
         let address = SocketAddr::new(ip, port);
         let child = program("turnutils_peer", "coturn").map(|program| {
-            let mut command = Command::new(program);
+            let mut command = in_namespace(namespace, &program);
             command.args(["-L", &ip.to_string(), "-p", &port.to_string()]);
             command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts")
         });
         if child.is_some() {
-            let probe = UdpSocket::bind((ip, 0)).expect("a free port");
+            let bind = || UdpSocket::bind((ip, 0));
+            let probe = match namespace {
+                None => bind(),
+                Some(name) => netns::enter(name, bind),
+            };
+            let probe = probe.expect("a free port");
             probe.set_read_timeout(Some(Duration::from_millis(50))).expect("a socket");
             await_some("turnutils_peer", || {
                 // Refused (by ICMP) until it listens.
@@ -76,6 +88,9 @@ pub(crate) struct Counts {
 pub(crate) struct Run {
     arguments: Vec<String>,
     server: SocketAddr,
+    namespace: Option<String>,
+    sessions: u64,
+    messages: u64,
 }
 
 impl Run {
@@ -88,9 +103,9 @@ impl Run {
 
     /// Without credentials.
     pub(crate) fn anonymous(server: SocketAddr, peer: SocketAddr) -> Self {
-        let mut run = Self { arguments: Vec::new(), server };
+        let (sessions, messages) = (SESSIONS, MESSAGES);
+        let mut run = Self { arguments: Vec::new(), server, namespace: None, sessions, messages };
         run.add(&["-e", &peer.ip().to_string(), "-r", &peer.port().to_string()]);
-        run.add(&["-m", &SESSIONS.to_string(), "-n", &MESSAGES.to_string()]);
         run
     }
 
@@ -100,9 +115,21 @@ impl Run {
         self
     }
 
+    /// In a network namespace.
+    pub(crate) fn within(&mut self, namespace: &str) -> &mut Self {
+        self.namespace = Some(namespace.to_owned());
+        self
+    }
+
+    /// With so many sessions of so many messages instead.
+    pub(crate) fn sized(&mut self, sessions: u64, messages: u64) -> &mut Self {
+        (self.sessions, self.messages) = (sessions, messages);
+        self
+    }
+
     /// How many messages it is to send.
     pub(crate) fn messages(&self) -> u64 {
-        SESSIONS * MESSAGES
+        self.sessions * self.messages
     }
 
     /// Runs it to its end; `None` where there is no such program.
@@ -142,7 +169,8 @@ impl Run {
         let program = program("turnutils_uclient", "coturn")?;
         let output = tempfile::NamedTempFile::new().expect("a temporary file");
         let file = || -> File { output.reopen().expect("a temporary file") };
-        let mut command = Command::new(program);
+        let mut command = in_namespace(self.namespace.as_deref(), &program);
+        command.args(["-m", &self.sessions.to_string(), "-n", &self.messages.to_string()]);
         command.args(&self.arguments).args(["-p", &self.server.port().to_string()]);
         command.arg(self.server.ip().to_string());
         let child = command.stdin(Stdio::null()).stdout(file()).stderr(Stdio::null()).spawn();
