@@ -20,7 +20,7 @@ use turnway_offload::Offload;
 use turnway_relay::effect::{ChannelPath, VolumeSpent};
 use turnway_relay::ledger::{Count, Last, Release};
 use turnway_relay::{
-    AllocationId, Client, Effect, Event, Mirror, Now, Record, RelayId, Server, Transport, Want,
+    AllocationId, Client, Effect, Event, Mirror, Now, Record, RelayId, Server, Want,
 };
 use turnway_udp::{self as udp, Events, Interest, Poller, ReceiveBatch, SendBatch};
 use turnway_wire::Family;
@@ -356,13 +356,13 @@ impl Shard {
     }
 
     fn answer(&mut self, to: &Client, len: usize) {
-        let Transport::Tcp = to.tuple.transport else {
+        if !to.tuple.transport.is_stream() {
             // To a Binding request: it leaves with the others of the batch.
             if len <= udp::send::MAX_PREFIX {
                 return self.queue_answer(to, len);
             }
             return self.send_to_client(to, len);
-        };
+        }
         let limit = self.parts.streams.send_queue;
         let Some(connection) = self.connections.of(to) else { return };
         match connection.queue_answer(&self.reply[..len], limit) {
@@ -376,7 +376,9 @@ impl Shard {
     }
 
     fn indicate(&mut self, to: &Client, len: usize) {
-        let Transport::Tcp = to.tuple.transport else { return self.send_to_client(to, len) };
+        if !to.tuple.transport.is_stream() {
+            return self.send_to_client(to, len);
+        }
         let limit = self.parts.streams.send_queue;
         let Some(connection) = self.connections.of(to) else { return };
         match connection.queue_data([&self.reply[..len], &[], &[]], limit) {

@@ -57,6 +57,10 @@ pub struct Allocations {
     pub udp: u64,
     /// Of clients that connect over TCP.
     pub tcp: u64,
+    /// Of clients that connect over TLS.
+    pub tls: u64,
+    /// Of clients that connect over DTLS.
+    pub dtls: u64,
     /// The most there can be.
     pub limit: u64,
 }

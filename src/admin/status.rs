@@ -10,7 +10,7 @@ use axum::response::Response;
 use tokio::time;
 use turnway_relay::effect::Traffic;
 use turnway_relay::ledger::LIMITS;
-use turnway_relay::{Quota, Reason, Stats};
+use turnway_relay::{Quota, Reason, Stats, Transport};
 
 use super::request::Query;
 use super::{Api, Problem, answers, json};
@@ -29,7 +29,7 @@ fn read(api: &Api) -> answers::Status {
     let subject = &api.subject;
     let view = &subject.view;
     let stats = sum(api);
-    let traffic = total(&stats);
+    let traffic = stats.total_traffic();
     let listener = |listen: &crate::config::Listen| answers::Listener {
         transport: listen.transport.to_string(),
         address: listen.address.to_string(),
@@ -43,8 +43,10 @@ fn read(api: &Api) -> answers::Status {
         shards: api.shards(),
         draining: !view.ready.load(std::sync::atomic::Ordering::Relaxed),
         allocations: answers::Allocations {
-            udp: stats.udp_allocations,
-            tcp: stats.tcp_allocations,
+            udp: stats.allocations_of(Transport::Udp),
+            tcp: stats.allocations_of(Transport::Tcp),
+            tls: stats.allocations_of(Transport::Tls),
+            dtls: stats.allocations_of(Transport::Dtls),
             limit: view.shared.allocations.cap().into(),
         },
         users: view.ledger.lock().users(),
@@ -69,12 +71,6 @@ fn sum(api: &Api) -> Stats {
         sum.add(&board.read().rules);
     }
     sum
-}
-
-fn total(stats: &Stats) -> Traffic {
-    let mut traffic = stats.udp;
-    traffic.add(stats.tcp);
-    traffic
 }
 
 fn by_label(drops: &[u64; Reason::COUNT]) -> BTreeMap<String, u64> {
@@ -111,7 +107,7 @@ pub(super) async fn watch_speed(api: Arc<Api>) {
     let mut step = time::interval(STEP);
     loop {
         step.tick().await;
-        let traffic = total(&sum(&api));
+        let traffic = sum(&api).total_traffic();
         api.speed.note(Reading { at_ns: api.now_ns(), traffic });
     }
 }

@@ -10,7 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use turnway_relay::stats::AUTH_FAILURES;
-use turnway_relay::{EndReason, Outcome, Quota, Reason, Request};
+use turnway_relay::{EndReason, Outcome, Quota, Reason, Request, Traffic, Transport};
 
 use super::reading::Reading;
 
@@ -51,8 +51,7 @@ const RELAY: &[Family] = &[
         labels: &["direction", "transport"],
         help: "Datagrams relayed, by direction and by the client's transport.",
         samples: |now| {
-            let (udp, tcp) = (now.rules.udp, now.rules.tcp);
-            by_direction_and_transport([udp.to_peer, tcp.to_peer, udp.to_client, tcp.to_client])
+            by_direction_and_transport(now, |traffic| [traffic.to_peer, traffic.to_client])
         },
     },
     Family {
@@ -61,13 +60,9 @@ const RELAY: &[Family] = &[
         labels: &["direction", "transport"],
         help: "Payload bytes relayed, without any header.",
         samples: |now| {
-            let (udp, tcp) = (now.rules.udp, now.rules.tcp);
-            by_direction_and_transport([
-                udp.to_peer_bytes,
-                tcp.to_peer_bytes,
-                udp.to_client_bytes,
-                tcp.to_client_bytes,
-            ])
+            by_direction_and_transport(now, |traffic| {
+                [traffic.to_peer_bytes, traffic.to_client_bytes]
+            })
         },
     },
     Family {
@@ -113,7 +108,7 @@ const RELAY: &[Family] = &[
         labels: &["transport"],
         help: "Allocations now, by the client's transport.",
         samples: |now| {
-            labelled([("udp", now.rules.udp_allocations), ("tcp", now.rules.tcp_allocations)])
+            labelled(Transport::ALL.map(|it| (it.label(), now.rules.allocations_of(it))))
         },
     },
     Family {
@@ -349,10 +344,12 @@ const RELAY: &[Family] = &[
 ];
 
 /// The figures in the order: to peer from UDP and TCP clients, to client for UDP and TCP ones.
-fn by_direction_and_transport(figures: [u64; 4]) -> Samples {
-    let directions = ["to_peer", "to_client"];
-    let labels = directions.into_iter().flat_map(|way| ["udp", "tcp"].map(|with| vec![way, with]));
-    labels.zip(figures).collect()
+/// `figures` are those of one transport: to peers, to clients.
+fn by_direction_and_transport(now: &Reading, figures: fn(&Traffic) -> [u64; 2]) -> Samples {
+    let sample = |way: &'static str, at: usize| {
+        Transport::ALL.map(|it| (vec![way, it.label()], figures(&now.rules.traffic_of(it))[at]))
+    };
+    [sample("to_peer", 0), sample("to_client", 1)].into_iter().flatten().collect()
 }
 
 fn single(figure: u64) -> Samples {

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time;
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
 use turnway_relay::stats::AUTH_FAILURES;
-use turnway_relay::{EndReason, Outcome, Quota, Reason, Request, Stats};
+use turnway_relay::{EndReason, Outcome, Quota, Reason, Request, Stats, Transport};
 
 use super::*;
 use crate::http::{CONNECTIONS, HEAD_TIME};
@@ -172,18 +172,18 @@ fn figures_are_the_sum_over_the_shards() {
     let view = view(2);
     let mut rules =
         Stats { allocations_started: 3, permissions: 4, channels: 5, ..Stats::default() };
-    rules.udp.to_peer = 10;
-    rules.udp.to_client_bytes = 11;
-    rules.tcp.to_client = 12;
-    rules.tcp.to_peer_bytes = 13;
+    rules.traffic[Transport::Udp.index()].to_peer = 10;
+    rules.traffic[Transport::Udp.index()].to_client_bytes = 11;
+    rules.traffic[Transport::Tcp.index()].to_client = 12;
+    rules.traffic[Transport::Tcp.index()].to_peer_bytes = 13;
     rules.client_drops[Reason::NoPermission.index()] = 14;
     rules.peer_drops[Reason::TtlExceeded.index()] = 15;
     rules.requests[Request::Allocate.index()][Outcome::QuotaReached.index()] = 16;
     rules.auth_failures[2] = 17;
     rules.allocations_ended[EndReason::Deleted.index()] = 18;
     rules.icmp_relayed = 19;
-    rules.udp_allocations = 20;
-    rules.tcp_allocations = 21;
+    rules.allocations[Transport::Udp.index()] = 20;
+    rules.allocations[Transport::Tcp.index()] = 21;
     for board in &view.boards {
         board.publish(&rules, &IoStats::default());
     }

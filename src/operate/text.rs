@@ -14,7 +14,9 @@ pub(super) fn status(status: &Status, top: &[User]) -> String {
     let listener = |it: &answers::Listener| format!("{} {}", it.transport, it.address);
     let listeners: Vec<String> = status.listeners.iter().map(listener).collect();
     let draining = if status.draining { ", draining: no new allocations" } else { "" };
-    let answers::Allocations { udp, tcp, limit } = status.allocations;
+    let answers::Allocations { udp, tcp, tls, dtls, limit } = status.allocations;
+    let all = udp + tcp + tls + dtls;
+    let by_transport = format!("{udp} udp, {tcp} tcp, {tls} tls, {dtls} dtls");
     let Traffic { to_peer_datagrams, to_peer_bytes, to_client_datagrams, to_client_bytes } =
         status.relayed;
     let relayed = |rate: u64, amount: u64, datagrams: u64| {
@@ -28,7 +30,7 @@ pub(super) fn status(status: &Status, top: &[User]) -> String {
         ("realm", status.realm.clone()),
         ("listening", listeners.join(", ")),
         ("shards", status.shards.to_string()),
-        ("allocations", format!("{} ({udp} udp, {tcp} tcp), at most {limit}", udp + tcp)),
+        ("allocations", format!("{all} ({by_transport}), at most {limit}")),
         ("users", status.users.to_string()),
         ("to peers", relayed(to_peer, to_peer_bytes, to_peer_datagrams)),
         ("to clients", relayed(to_client, to_client_bytes, to_client_datagrams)),

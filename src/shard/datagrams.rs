@@ -152,7 +152,7 @@ impl Shard {
         batch: &ReceiveBatch,
     ) {
         match to.tuple.transport {
-            Transport::Udp => {
+            Transport::Udp | Transport::Dtls => {
                 let listener = &self.parts.udp[to.link.0 as usize];
                 self.sends.push(Outgoing {
                     socket: listener.raw(),
@@ -168,7 +168,7 @@ impl Shard {
                 });
                 self.flush_if_full(batch);
             }
-            Transport::Tcp => {
+            Transport::Tcp | Transport::Tls => {
                 let payload = &batch.data(payload.slot)[payload.offset..][..payload.len];
                 let limit = self.parts.streams.send_queue;
                 let pieces = [prefix, payload, &[0; 3][..usize::from(pad)]];

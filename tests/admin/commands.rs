@@ -28,7 +28,7 @@ fn the_commands_show_what_the_api_says() {
         &format!("turnway      {}", env!("CARGO_PKG_VERSION")),
         &format!("realm        {REALM}"),
         &format!("udp {}", relay.address),
-        "allocations  2 (2 udp, 0 tcp), at most ",
+        "allocations  2 (2 udp, 0 tcp, 0 tls, 0 dtls), at most ",
         "users        2\n",
         "2.00 kB in 20 datagrams so far\n",
         "1.00 kB in 20 datagrams so far\n",

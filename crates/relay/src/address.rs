@@ -15,24 +15,46 @@ pub enum Transport {
     Udp,
     /// TCP: messages are framed by their lengths (RFC 8656 section 3.1).
     Tcp,
+    /// TLS over TCP: framed as over TCP.
+    Tls,
+    /// DTLS over UDP (RFC 7350): one message per datagram.
+    Dtls,
 }
 
 impl Transport {
+    /// Every transport, in index order.
+    pub const ALL: [Self; Self::COUNT] = [Self::Udp, Self::Tcp, Self::Tls, Self::Dtls];
+
+    /// How many transports there are.
+    pub const COUNT: usize = 4;
+
+    /// A dense index below [`Self::COUNT`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The stable label used in logs and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Dtls => "dtls",
+        }
+    }
+
     /// Whether ChannelData must be padded to a multiple of four bytes (RFC 8656 section 12.5).
     pub fn is_stream(self) -> bool {
         match self {
-            Self::Udp => false,
-            Self::Tcp => true,
+            Self::Udp | Self::Dtls => false,
+            Self::Tcp | Self::Tls => true,
         }
     }
 }
 
 impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Udp => "udp",
-            Self::Tcp => "tcp",
-        })
+        f.write_str(self.label())
     }
 }
 

@@ -8,10 +8,8 @@ use crate::outcome::{AuthFailure, EndReason, Outcome, Quota, Reason, Request};
 /// Counters (they only grow) and gauges (marked as such) of one server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Relayed datagrams and payload bytes of UDP clients.
-    pub udp: Traffic,
-    /// Relayed datagrams and payload bytes of TCP clients.
-    pub tcp: Traffic,
+    /// Relayed datagrams and payload bytes, by [`Transport::index`] of the client.
+    pub traffic: [Traffic; Transport::COUNT],
     /// Datagrams from clients that were dropped, by [`Reason::index`].
     pub client_drops: [u64; Reason::COUNT],
     /// Datagrams and ICMP errors from peers that were dropped, by [`Reason::index`].
@@ -30,10 +28,8 @@ pub struct Stats {
     pub allocations_started: u64,
     /// Allocations ended, by [`EndReason::index`].
     pub allocations_ended: [u64; EndReason::COUNT],
-    /// Gauge: allocations now, of UDP clients.
-    pub udp_allocations: u64,
-    /// Gauge: allocations now, of TCP clients.
-    pub tcp_allocations: u64,
+    /// Gauge: allocations now, by [`Transport::index`] of the client.
+    pub allocations: [u64; Transport::COUNT],
     /// Gauge: permissions now.
     pub permissions: u64,
     /// Gauge: channels now.
@@ -56,18 +52,35 @@ pub fn auth_failure_index(failure: AuthFailure) -> usize {
 impl Stats {
     /// The traffic of one kind of client.
     pub fn traffic_mut(&mut self, transport: Transport) -> &mut Traffic {
-        match transport {
-            Transport::Udp => &mut self.udp,
-            Transport::Tcp => &mut self.tcp,
-        }
+        &mut self.traffic[transport.index()]
+    }
+
+    /// The traffic of one kind of client.
+    pub fn traffic_of(&self, transport: Transport) -> Traffic {
+        self.traffic[transport.index()]
+    }
+
+    /// The traffic of all clients.
+    pub fn total_traffic(&self) -> Traffic {
+        self.traffic.iter().fold(Traffic::default(), |mut total, traffic| {
+            total.add(*traffic);
+            total
+        })
     }
 
     /// The gauge of allocations of one kind of client.
     pub fn allocations_mut(&mut self, transport: Transport) -> &mut u64 {
-        match transport {
-            Transport::Udp => &mut self.udp_allocations,
-            Transport::Tcp => &mut self.tcp_allocations,
-        }
+        &mut self.allocations[transport.index()]
+    }
+
+    /// Allocations now, of one kind of client.
+    pub fn allocations_of(&self, transport: Transport) -> u64 {
+        self.allocations[transport.index()]
+    }
+
+    /// Allocations now, of all clients.
+    pub fn total_allocations(&self) -> u64 {
+        self.allocations.iter().sum()
     }
 
     /// Counts an answered request.
@@ -82,8 +95,9 @@ impl Stats {
 
     /// Adds another server's figures to these.
     pub fn add(&mut self, other: &Self) {
-        self.udp.add(other.udp);
-        self.tcp.add(other.tcp);
+        for (mine, theirs) in self.traffic.iter_mut().zip(other.traffic) {
+            mine.add(theirs);
+        }
         add_all(&mut self.client_drops, &other.client_drops);
         add_all(&mut self.peer_drops, &other.peer_drops);
         for (mine, theirs) in self.requests.iter_mut().zip(&other.requests) {
@@ -95,8 +109,7 @@ impl Stats {
         self.volumes_spent += other.volumes_spent;
         self.icmp_relayed += other.icmp_relayed;
         self.allocations_started += other.allocations_started;
-        self.udp_allocations += other.udp_allocations;
-        self.tcp_allocations += other.tcp_allocations;
+        add_all(&mut self.allocations, &other.allocations);
         self.permissions += other.permissions;
         self.channels += other.channels;
     }

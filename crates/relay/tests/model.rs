@@ -473,8 +473,8 @@ impl Both {
         let allocations = &self.model.allocations;
         let tcp = allocations.values().filter(|a| a.is_tcp).count();
         let udp = allocations.len() - tcp;
-        assert_eq!(stats.udp_allocations, udp as u64);
-        assert_eq!(stats.tcp_allocations, tcp as u64);
+        assert_eq!(stats.allocations_of(Transport::Udp), udp as u64);
+        assert_eq!(stats.allocations_of(Transport::Tcp), tcp as u64);
         assert_eq!(self.world.shared.allocations.count() as usize, udp + tcp);
         let permissions: usize = allocations.values().map(|a| a.permissions.len()).sum();
         assert_eq!(stats.permissions, permissions as u64);
@@ -484,7 +484,11 @@ impl Both {
         let counts = self.world.pool.counts();
         assert_eq!(counts.claimed, self.model.live().len());
         assert_eq!(counts.reserved, self.model.reservations.len());
-        for (traffic, expected) in [stats.udp, stats.tcp].iter().zip(self.model.traffic) {
+        for (traffic, expected) in
+            [stats.traffic_of(Transport::Udp), stats.traffic_of(Transport::Tcp)]
+                .iter()
+                .zip(self.model.traffic)
+        {
             let counted = [
                 traffic.to_peer,
                 traffic.to_peer_bytes,

@@ -478,7 +478,7 @@ impl World {
     /// Asserts that nothing is left: no allocation, port, channel or permission, nowhere.
     pub(crate) fn assert_empty(&self) {
         let stats = self.stats();
-        assert_eq!(stats.udp_allocations + stats.tcp_allocations, 0);
+        assert_eq!(stats.total_allocations(), 0);
         assert_eq!((stats.permissions, stats.channels), (0, 0));
         assert_eq!(self.shared.allocations.count(), 0);
         let counts = self.pool.counts();

@@ -353,8 +353,8 @@ impl Net {
     /// none.
     pub(crate) fn check_figures(&self) {
         let stats = self.world.stats();
-        let mut relayed = stats.udp;
-        relayed.add(stats.tcp);
+        let mut relayed = stats.traffic_of(Transport::Udp);
+        relayed.add(stats.traffic_of(Transport::Tcp));
         assert_eq!(relayed, self.relayed);
         let counted = stats.client_drops.iter().zip(&stats.peer_drops).map(|(a, b)| a + b);
         let mut below = 0;

@@ -35,8 +35,8 @@ impl World<'_> {
         let session = self.session(index);
         session.pending.push(Pending { transaction, what, bytes: bytes.clone() });
         let timeout = match session.tuple.transport {
-            Transport::Udp => RTO_NS,
-            Transport::Tcp => STREAM_TIMEOUT_NS,
+            Transport::Udp | Transport::Dtls => RTO_NS,
+            Transport::Tcp | Transport::Tls => STREAM_TIMEOUT_NS,
         };
         self.send(index, bytes);
         let again = Event::Retransmit { session: index, transaction, tries: 1 };
@@ -65,12 +65,12 @@ impl World<'_> {
         let session = &self.sessions[index as usize];
         let author = Author::Session(index);
         match session.tuple.transport {
-            Transport::Udp => {
+            Transport::Udp | Transport::Dtls => {
                 let from = session.address(index);
                 self.overhear(from, &data);
                 self.net.datagram(Event::ToServer { author, from, data });
             }
-            Transport::Tcp => {
+            Transport::Tcp | Transport::Tls => {
                 if matches!(classify(data[0]), Kind::Channel | Kind::OldChannel) {
                     data.resize(data.len() + padding(data.len()), 0);
                 }
@@ -145,8 +145,8 @@ impl World<'_> {
         session.pending = Vec::new();
         session.peers = Vec::new();
         let place = match session.tuple.transport {
-            Transport::Udp => 0,
-            Transport::Tcp => 1,
+            Transport::Udp | Transport::Dtls => 0,
+            Transport::Tcp | Transport::Tls => 1,
         };
         self.totals.expected[place] += u64::from(session.counted.count_ones());
         self.totals.heard[place] += u64::from((session.counted & session.heard).count_ones());

@@ -118,8 +118,8 @@ pub(crate) fn shard_of(tuple: &FiveTuple) -> usize {
         IpAddr::V6(ip) => mix(ip.to_bits() as u64) ^ mix((ip.to_bits() >> 64) as u64),
     };
     let transport = match tuple.transport {
-        Transport::Udp => 0,
-        Transport::Tcp => 1,
+        Transport::Udp | Transport::Dtls => 0,
+        Transport::Tcp | Transport::Tls => 1,
     };
     let whole = ip ^ (u64::from(tuple.client.port()) << 40) ^ (transport << 60);
     (mix(whole) % SHARDS as u64) as usize

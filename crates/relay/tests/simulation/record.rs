@@ -17,8 +17,8 @@ pub(crate) type Key = (bool, SocketAddr, SocketAddr);
 
 pub(crate) fn key(tuple: &FiveTuple) -> Key {
     let tcp = match tuple.transport {
-        Transport::Udp => false,
-        Transport::Tcp => true,
+        Transport::Udp | Transport::Dtls => false,
+        Transport::Tcp | Transport::Tls => true,
     };
     (tcp, tuple.client, tuple.server)
 }

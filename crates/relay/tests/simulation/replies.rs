@@ -96,12 +96,12 @@ impl World<'_> {
     /// Sends a message on its way to a client.
     pub(crate) fn send_to_client(&mut self, to: Client, data: Vec<u8>) {
         match to.tuple.transport {
-            Transport::Udp => {
+            Transport::Udp | Transport::Dtls => {
                 assert_eq!(to.link.0, crate::session::udp_link(to.tuple.server));
                 let to = to.tuple.client;
                 self.net.datagram(Event::ToClient { to, data });
             }
-            Transport::Tcp => {
+            Transport::Tcp | Transport::Tls => {
                 let session = to.link.0;
                 assert!(
                     !self.sessions[session as usize].disconnected,

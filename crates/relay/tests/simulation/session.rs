@@ -152,8 +152,8 @@ impl Session {
 
     pub(crate) fn address(&self, index: u32) -> Client {
         let link = match self.tuple.transport {
-            Transport::Udp => udp_link(self.tuple.server),
-            Transport::Tcp => index,
+            Transport::Udp | Transport::Dtls => udp_link(self.tuple.server),
+            Transport::Tcp | Transport::Tls => index,
         };
         Client { tuple: self.tuple, link: Link(link) }
     }

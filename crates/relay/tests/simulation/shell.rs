@@ -44,8 +44,8 @@ impl World<'_> {
         let shard = shard_of(&from.tuple);
         let now = self.now();
         let ip = match from.tuple.transport {
-            Transport::Udp => Some(IpFields { ttl: 64, tos: 0x88 }),
-            Transport::Tcp => None,
+            Transport::Udp | Transport::Dtls => Some(IpFields { ttl: 64, tos: 0x88 }),
+            Transport::Tcp | Transport::Tls => None,
         };
         let route = self.relay.servers[shard].route_client(&from, data, ip, now);
         let wanted = self.record.client_to_peer(&from.tuple, data, now.mono_ns);

@@ -228,7 +228,7 @@ impl<'r> World<'r> {
         };
         session.finish = match (self.rng.below(10), transport) {
             (0..6, _) => Finish::Delete,
-            (6..8, Transport::Tcp) => Finish::Disconnect,
+            (6..8, Transport::Tcp | Transport::Tls) => Finish::Disconnect,
             (_, _) => Finish::Crash,
         };
         session.ends_ns = ends_ns.min(self.day_end() - 60 * NANOS);
@@ -453,7 +453,7 @@ impl<'r> World<'r> {
         for server in &mut self.relay.servers {
             let stats = server.stats();
             assert_eq!((stats.permissions, stats.channels), (0, 0));
-            assert_eq!((stats.udp_allocations, stats.tcp_allocations), (0, 0));
+            assert_eq!(stats.total_allocations(), 0);
             assert_eq!((server.deadline(), server.allocations()), (None, 0));
             assert!(server.poll().is_none());
         }

@@ -1,6 +1,6 @@
 //! Allocate (RFC 8656 section 7.2).
 
-use turnway_relay::{BindFailure, EndReason, Event, Outcome, Record, Request};
+use turnway_relay::{BindFailure, EndReason, Event, Outcome, Record, Request, Transport};
 use turnway_wire::{
     AttributeType, DontFragment, Family, Lifetime, RequestedAddressFamily, RequestedTransport,
     ReservationToken,
@@ -27,7 +27,7 @@ fn a_first_allocate_is_challenged_and_the_second_succeeds() {
     assert_eq!(relayed.ip(), addr("203.0.113.7:0").ip());
     assert!((49152..=65535).contains(&relayed.port()));
     assert!(world.owner_of(relayed).is_some(), "bound where it is announced");
-    assert_eq!(world.stats().udp_allocations, 1);
+    assert_eq!(world.stats().allocations_of(Transport::Udp), 1);
     assert_eq!(world.pool.counts().claimed, 1);
 }
 
@@ -67,7 +67,10 @@ fn a_five_tuple_has_one_allocation() {
     tcp.at.tuple.client = client.at.tuple.client;
     tcp.allocate(&mut world);
     let stats = world.stats();
-    assert_eq!((stats.udp_allocations, stats.tcp_allocations), (1, 1));
+    assert_eq!(
+        (stats.allocations_of(Transport::Udp), stats.allocations_of(Transport::Tcp)),
+        (1, 1)
+    );
     assert_eq!(stats.count(Request::Allocate, Outcome::AllocationMismatch), 2);
 }
 

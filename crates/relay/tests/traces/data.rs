@@ -1,6 +1,6 @@
 //! Send, Data and ChannelData (RFC 8656 sections 11 and 12.4 to 12.7).
 
-use turnway_relay::{Reason, Route};
+use turnway_relay::{Reason, Route, Transport};
 use turnway_wire::{Lifetime, Method, XorPeerAddress};
 
 use crate::common::client::{Ask, Raw, TestClient, indication};
@@ -31,7 +31,10 @@ fn a_send_indication_becomes_a_datagram() {
         assert!(!sent.dont_fragment);
     }
     let stats = world.stats();
-    assert_eq!((stats.udp.to_peer, stats.udp.to_peer_bytes), (6, 1210));
+    assert_eq!(
+        (stats.traffic_of(Transport::Udp).to_peer, stats.traffic_of(Transport::Udp).to_peer_bytes),
+        (6, 1210)
+    );
 }
 
 #[test]
@@ -84,7 +87,7 @@ fn a_send_indication_needs_a_permission() {
     // Denied peers never have one; neither is port 0 a peer.
     assert_eq!(client.send(&mut world, "10.0.0.1:80", b"x"), Err(Reason::NoPermission));
     assert_eq!(client.send(&mut world, "198.51.100.1:0", b"x"), Err(Reason::PeerDenied));
-    assert_eq!(world.stats().udp.to_peer, 0);
+    assert_eq!(world.stats().traffic_of(Transport::Udp).to_peer, 0);
 }
 
 #[test]
@@ -118,7 +121,7 @@ fn an_unbound_channel_relays_nothing() {
     let (client, _) = bound(&mut world, TestClient::udp());
     let sent = client.channel_data(&mut world, 0x4001, b"x");
     assert_eq!(sent, Err(Reason::NoChannel));
-    assert_eq!(world.stats().udp.to_peer, 0);
+    assert_eq!(world.stats().traffic_of(Transport::Udp).to_peer, 0);
 }
 
 #[test]
@@ -176,8 +179,14 @@ fn data_indications_are_padded_and_channel_data_only_on_streams() {
         assert_eq!(sent.payload, payload);
     }
     let stats = world.stats();
-    assert_eq!((stats.tcp.to_peer, stats.tcp.to_client), (9, 18));
-    assert_eq!((stats.udp.to_peer, stats.udp.to_client), (9, 18));
+    assert_eq!(
+        (stats.traffic_of(Transport::Tcp).to_peer, stats.traffic_of(Transport::Tcp).to_client),
+        (9, 18)
+    );
+    assert_eq!(
+        (stats.traffic_of(Transport::Udp).to_peer, stats.traffic_of(Transport::Udp).to_client),
+        (9, 18)
+    );
 }
 
 #[test]

@@ -51,7 +51,11 @@ fn a_hop_is_counted_and_the_last_one_ends_a_loop() {
     let stats = world.stats();
     assert_eq!(stats.client_drops[Reason::TtlExceeded.index()], 4);
     assert_eq!(stats.peer_drops[Reason::TtlExceeded.index()], 1);
-    assert_eq!(stats.udp.to_client, 1, "what is dropped is not counted as relayed");
+    assert_eq!(
+        stats.traffic_of(turnway_relay::Transport::Udp).to_client,
+        1,
+        "what is dropped is not counted as relayed"
+    );
 }
 
 #[test]

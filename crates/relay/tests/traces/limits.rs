@@ -76,5 +76,8 @@ fn hostile_bytes_are_not_worth_a_crash() {
     }
     // What was signed was not what arrived, so nothing has changed.
     let stats = world.stats();
-    assert_eq!((stats.udp_allocations, stats.permissions, stats.channels), (1, 1, 1));
+    assert_eq!(
+        (stats.allocations_of(turnway_relay::Transport::Udp), stats.permissions, stats.channels),
+        (1, 1, 1)
+    );
 }

@@ -121,7 +121,7 @@ fn what_is_relayed_elsewhere_counts_as_if_it_were_relayed_here() {
 
     relayed(&mut world, id, 3, 4_500);
     let expected = Traffic { to_peer: 4, to_peer_bytes: 5_000, ..Traffic::default() };
-    assert_eq!(world.stats().udp, expected);
+    assert_eq!(world.stats().traffic_of(turnway_relay::Transport::Udp), expected);
     let mut sessions = Vec::new();
     let filter = SessionFilter::default();
     world.servers[0].sessions(&filter, 0, 100, 10, world.now, &mut sessions);
@@ -163,7 +163,7 @@ fn nothing_is_lost_when_an_allocation_ends() {
         world.untold.insert(id, (9, 900));
         assert_eq!(client.ask(&mut world, &Ask::refresh(0)).code(), 0);
         let expected = Traffic { to_peer: 10, to_peer_bytes: 1_000, ..Traffic::default() };
-        assert_eq!(world.stats().udp, expected);
+        assert_eq!(world.stats().traffic_of(turnway_relay::Transport::Udp), expected);
         let ended: Vec<_> = world
             .records
             .iter()

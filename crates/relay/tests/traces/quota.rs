@@ -199,7 +199,13 @@ fn what_is_over_a_bandwidth_is_dropped_at_once_and_counted_by_its_limit() {
         let stats = world.stats();
         assert_eq!(stats.client_drops[reason.index()], 2);
         assert_eq!(stats.peer_drops[reason.index()], 1);
-        assert_eq!((stats.udp.to_peer_bytes, stats.udp.to_client_bytes), (2_000, 2_000));
+        assert_eq!(
+            (
+                stats.traffic_of(turnway_relay::Transport::Udp).to_peer_bytes,
+                stats.traffic_of(turnway_relay::Transport::Udp).to_client_bytes
+            ),
+            (2_000, 2_000)
+        );
         assert_eq!(session_of(&world, &alice).dropped, 3);
         // A second brings what a second brings.
         world.pass(1);
