@@ -16,6 +16,7 @@
 //! - [`run`]: start-up, signals and shutdown, in order
 //! - [`shard`]: one thread's life; [`io`]: its sockets
 //! - [`ports`]: relay ports with their sockets, which all shards draw from
+//! - [`tls`]: TLS sessions and certificates
 //! - [`mailbox`]: all that may be asked of a shard, and all that it shows
 //! - [`log`], [`metrics`], [`admin`]: what the operator sees; [`http`]: how it is served
 
@@ -41,4 +42,5 @@ pub mod ports;
 pub mod run;
 pub mod shard;
 mod table;
+pub mod tls;
 pub mod user;

@@ -53,7 +53,11 @@ fn binding(limits: &config::Limits) -> BindingRate {
 }
 
 fn udp_listeners(config: &Config) -> impl Iterator<Item = SocketAddr> {
-    let udp = config.listen.iter().filter(|listen| listen.transport == Transport::Udp);
+    let is_plain = |transport| match transport {
+        Transport::Udp | Transport::Auto => true,
+        Transport::Tcp | Transport::Tls | Transport::Dtls => false,
+    };
+    let udp = config.listen.iter().filter(move |listen| is_plain(listen.transport));
     udp.map(|listen| listen.address)
 }
 

@@ -3,13 +3,17 @@
 //! One list serves `turnway check`, which prints it, and reload, which compares two of them.
 
 use std::fmt::{Display, Write as _};
+use std::path::Path;
 
 use turnway_relay::quota::Bandwidth;
 
 use super::raw::{Reload, TABLES};
 use super::secret::REDACTED;
 use super::units::{BitRate, Delay, Period, Size, Span, Volume};
-use super::{Admin, AdminListen, Auth, Config, Credential, Limits, Log, Quota, Secret};
+use super::{
+    Admin, AdminListen, Auth, CertificateFiles, Config, Credential, Limits, Listen, Log, Quota,
+    Secret, Tls,
+};
 
 /// The keys that differ and cannot change while the daemon runs, as dotted names
 /// (`limits.socket_buffer`). A reload applies everything else and names these in a warning.
@@ -51,6 +55,7 @@ pub fn reloaded(old: &Config, new: Config) -> Config {
         peers: new.peers,
         limits,
         quota,
+        tls: Tls { handshake_timeout: old.tls.handshake_timeout, ..new.tls },
         admin: Admin { listen: old.admin.listen.clone(), token },
         log: Log { level: new.log.level, format: old.log.format },
         ..old.clone()
@@ -105,6 +110,7 @@ pub(super) fn settings(config: &Config) -> Vec<Setting> {
         set("offload.interfaces", list(config.offload.interfaces.iter().map(quoted))),
         set("offload.max_channels", config.offload.max_channels.to_string()),
     ]);
+    all.extend(tls(config));
     all.extend([
         optional("metrics.listen", config.metrics.listen.map(|address| quoted(&address)), "off"),
         optional("admin.listen", config.admin.listen.as_ref().map(quoted), "off"),
@@ -134,19 +140,14 @@ fn top_level(config: &Config) -> Vec<Setting> {
         limits: _,
         quota: _,
         offload: _,
+        tls: _,
         metrics: _,
         admin: _,
         log: _,
         shards,
         places: _,
     } = config;
-    let listeners = listen.iter().map(|listener| {
-        format!(
-            "{{ transport = {}, address = {} }}",
-            quoted(&listener.transport),
-            quoted(&listener.address)
-        )
-    });
+    let listeners = listen.iter().map(listener);
     let addresses = relay.addresses.iter().map(|address| {
         if address.local == address.external {
             quoted(&address.local)
@@ -166,6 +167,34 @@ fn top_level(config: &Config) -> Vec<Setting> {
         set("peers.allow", list(peers.allow.iter().map(quoted))),
         set("peers.deny", list(peers.deny.iter().map(quoted))),
         set("peers.nat64", list(peers.nat64.iter().map(quoted))),
+    ]
+}
+
+fn listener(listen: &Listen) -> String {
+    let Listen { transport, address, proxies } = listen;
+    let proxies = match proxies.as_slice() {
+        [] => String::new(),
+        some => {
+            let some: Vec<String> = some.iter().map(quoted).collect();
+            format!(", proxy_protocol = [{}]", some.join(", "))
+        }
+    };
+    format!("{{ transport = {}, address = {}{proxies} }}", quoted(transport), quoted(address))
+}
+
+fn tls(config: &Config) -> Vec<Setting> {
+    let Tls { certificates, min_version, client_certificates, client_ca, handshake_timeout } =
+        &config.tls;
+    let path = |path: &Path| quoted(&path.display());
+    let pairs = certificates.iter().map(|CertificateFiles { certificate, key }| {
+        format!("{{ certificate = {}, key = {} }}", path(certificate), path(key))
+    });
+    vec![
+        set("tls.min_version", quoted(min_version)),
+        set("tls.client_certificates", quoted(client_certificates)),
+        optional("tls.client_ca", client_ca.as_deref().map(path), "none"),
+        set("tls.handshake_timeout", quoted(&Span(*handshake_timeout))),
+        set("tls.certificate", list(pairs)),
     ]
 }
 

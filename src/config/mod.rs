@@ -65,6 +65,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// The admin API.
     pub admin: Admin,
+    /// Certificates, and how TLS is spoken.
+    pub tls: Tls,
     /// Log lines.
     pub log: Log,
     /// Number of shards; `None`: one for each usable CPU.
@@ -82,6 +84,10 @@ pub struct Places {
     pub relay: Vec<String>,
     /// Of the database.
     pub database: Option<String>,
+    /// Of each certificate.
+    pub certificates: Vec<String>,
+    /// Of the authorities of clients' certificates.
+    pub client_ca: Option<String>,
     /// Of the metrics listener.
     pub metrics: Option<String>,
     /// Of the admin listener.
@@ -95,15 +101,64 @@ pub enum Transport {
     Udp,
     /// A TCP stream.
     Tcp,
+    /// TLS over TCP.
+    Tls,
+    /// DTLS over UDP.
+    Dtls,
+    /// All of these at one address: what a client speaks is seen by its first byte.
+    Auto,
 }
 
 /// One listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
-    /// UDP or TCP.
+    /// What is spoken there.
     pub transport: Transport,
     /// Where; the port is never 0. Unspecified addresses cover their own family only.
     pub address: SocketAddr,
+    /// Who begins each TCP connection with a header of the PROXY protocol, always; nobody else
+    /// does. Empty without a TCP socket.
+    pub proxies: Vec<IpNet>,
+}
+
+impl Listen {
+    /// A listener without proxies.
+    #[must_use]
+    pub fn new(transport: Transport, address: SocketAddr) -> Self {
+        Self { transport, address, proxies: Vec::new() }
+    }
+}
+
+impl Transport {
+    /// Every transport a listener may have.
+    pub const ALL: [Self; 5] = [Self::Udp, Self::Tcp, Self::Tls, Self::Dtls, Self::Auto];
+
+    /// Whether its listeners have a UDP socket.
+    #[must_use]
+    pub fn uses_udp(self) -> bool {
+        match self {
+            Self::Udp | Self::Dtls | Self::Auto => true,
+            Self::Tcp | Self::Tls => false,
+        }
+    }
+
+    /// Whether its listeners have a TCP socket.
+    #[must_use]
+    pub fn uses_tcp(self) -> bool {
+        match self {
+            Self::Tcp | Self::Tls | Self::Auto => true,
+            Self::Udp | Self::Dtls => false,
+        }
+    }
+
+    /// Whether its listeners need a certificate.
+    #[must_use]
+    pub fn is_secured(self) -> bool {
+        match self {
+            Self::Tls | Self::Dtls | Self::Auto => true,
+            Self::Udp | Self::Tcp => false,
+        }
+    }
 }
 
 /// `[relay]`
@@ -237,6 +292,50 @@ impl Default for Quota {
             time_zone: TimeZone::UTC,
         }
     }
+}
+
+/// `[tls]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// The pairs of files, the preferred first; at least one if any listener needs it.
+    pub certificates: Vec<CertificateFiles>,
+    /// The oldest version that is spoken.
+    pub min_version: TlsVersion,
+    /// Whether clients are asked for a certificate; if so, there is a `client_ca`.
+    pub client_certificates: ClientCertificates,
+    /// A PEM file with the authorities of clients' certificates.
+    pub client_ca: Option<PathBuf>,
+    /// After this a connection whose handshake is not complete is closed.
+    pub handshake_timeout: Duration,
+}
+
+/// `[[tls.certificate]]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The certificate and its chain, PEM.
+    pub certificate: PathBuf,
+    /// The private key, PEM.
+    pub key: PathBuf,
+}
+
+/// A version of TLS, or of DTLS where there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// 1.2
+    Tls12,
+    /// 1.3
+    Tls13,
+}
+
+/// Whether clients are asked for a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// They are not.
+    Off,
+    /// They are, and may have none. One that is shown must be good.
+    Optional,
+    /// Who has none is refused.
+    Required,
 }
 
 /// `[metrics]`
@@ -391,8 +490,8 @@ impl Config {
         Self {
             realm: raw.realm.into_inner(),
             listen: vec![
-                Listen { transport: Transport::Udp, address },
-                Listen { transport: Transport::Tcp, address },
+                Listen::new(Transport::Udp, address),
+                Listen::new(Transport::Tcp, address),
             ],
             relay: Relay {
                 addresses: vec![RelayAddress { local: loopback.into(), external: loopback.into() }],
@@ -422,6 +521,7 @@ impl Config {
                 interfaces: Vec::new(),
                 max_channels: raw.offload.max_channels.get_ref().0,
             },
+            tls: resolve::unchecked_tls(&raw.tls),
             metrics: Metrics { listen: None },
             admin: Admin { listen: None, token: None },
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
@@ -471,6 +571,9 @@ impl fmt::Display for Transport {
         f.write_str(match self {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Dtls => "dtls",
+            Self::Auto => "auto",
         })
     }
 }
@@ -479,14 +582,57 @@ impl FromStr for Transport {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|it| it.to_string() == text).ok_or_else(|| {
+            format!(
+                "\"{text}\" is not a transport; write \"udp\", \"tcp\", \"tls\", \"dtls\" or \
+                 \"auto\""
+            )
+        })
+    }
+}
+
+impl fmt::Display for TlsVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tls12 => "1.2",
+            Self::Tls13 => "1.3",
+        })
+    }
+}
+
+impl FromStr for TlsVersion {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
         match text {
-            "udp" => Ok(Self::Udp),
-            "tcp" => Ok(Self::Tcp),
-            "tls" | "dtls" | "auto" => Err(format!(
-                "\"{text}\" listeners are not in this version; write \"udp\" or \"tcp\""
+            "1.2" => Ok(Self::Tls12),
+            "1.3" => Ok(Self::Tls13),
+            "1.0" | "1.1" => Err(format!(
+                "TLS {text} is broken and not spoken by this server; write \"1.2\" or \"1.3\""
             )),
-            _ => Err(format!("\"{text}\" is not a transport; write \"udp\" or \"tcp\"")),
+            _ => Err(format!("\"{text}\" is not a version; write \"1.2\" or \"1.3\"")),
         }
+    }
+}
+
+impl fmt::Display for ClientCertificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Optional => "optional",
+            Self::Required => "required",
+        })
+    }
+}
+
+impl FromStr for ClientCertificates {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Off, Self::Optional, Self::Required];
+        all.into_iter().find(|it| it.to_string() == text).ok_or_else(|| {
+            format!("\"{text}\" is unknown; write \"off\", \"optional\" or \"required\"")
+        })
     }
 }
 

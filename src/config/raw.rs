@@ -17,7 +17,7 @@ use super::secret::{Secret, Secrets};
 use super::units::{
     BitRate, Count, Delay, Limit, Ports, Rate, Size, Span, Volume, Zone, from_text,
 };
-use super::{LogFormat, LogLevel, OffloadMode, Transport};
+use super::{ClientCertificates, LogFormat, LogLevel, OffloadMode, TlsVersion, Transport};
 
 /// When a changed value takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub(super) struct Table {
 }
 
 /// Every table, in the order of the reference.
-pub(super) const TABLES: [&Table; 14] = [
+pub(super) const TABLES: [&Table; 16] = [
     &RawConfig::TABLE,
     &RawListen::TABLE,
     &RawRelay::TABLE,
@@ -88,6 +88,8 @@ pub(super) const TABLES: [&Table; 14] = [
     &RawQuota::TABLE,
     &RawQuotaRealm::TABLE,
     &RawOffload::TABLE,
+    &RawTls::TABLE,
+    &RawCertificate::TABLE,
     &RawMetrics::TABLE,
     &RawAdmin::TABLE,
     &RawLog::TABLE,
@@ -168,6 +170,7 @@ keys! {
         => limits: RawLimits;
         => quota: RawQuota;
         => offload: RawOffload;
+        => tls: RawTls;
         => metrics: RawMetrics;
         => admin: RawAdmin;
         => log: RawLog;
@@ -177,11 +180,18 @@ keys! {
 keys! {
     /// Where clients connect. One `[[listen]]` table for each listener.
     Array "listen" RawListen {
-        /// `"udp"` or `"tcp"`.
+        /// `"udp"`, `"tcp"`, `"tls"` (over TCP), `"dtls"` (over UDP), or `"auto"`: a UDP and a TCP
+        /// socket that take all of these, told apart by a client's first byte. The last three
+        /// need a `[[tls.certificate]]`.
         Required transport: Transport = "\"udp\"", Restart;
         /// Address and port. `"0.0.0.0:3478"` is all of IPv4, `"[::]:3478"` all of IPv6 and no
-        /// IPv4; both may be used side by side. 3478 is the port registered for TURN.
+        /// IPv4; both may be used side by side. 3478 is the port registered for TURN, 5349 for TURN
+        /// over TLS and DTLS.
         Required address: String = "\"0.0.0.0:3478\"", Restart;
+        /// Proxies in front of this listener, as address ranges: each of their TCP connections
+        /// must begin with a header of the PROXY protocol (version 1 or 2), which names the real
+        /// client. From all others such a header is refused. Not for `"udp"` and `"dtls"`.
+        Default proxy_protocol: Vec<Spanned<Cidr>> = "[]", Restart;
     }
 }
 
@@ -418,6 +428,37 @@ keys! {
 }
 
 keys! {
+    /// TLS and DTLS: listeners with `transport` `"tls"`, `"dtls"` and `"auto"`. Certificates are
+    /// looked at every second and at SIGHUP; new ones hold for new connections, and end none.
+    Table "tls" RawTls {
+        /// The oldest version that clients may speak: `"1.2"` or `"1.3"`. TLS 1.0 and 1.1 are never
+        /// spoken.
+        Default min_version: TlsVersion = "\"1.2\"", Live;
+        /// Whether clients must show a certificate: `"off"`, `"optional"` (one that is shown must
+        /// be good), or `"required"`. It is asked for beside the credentials of TURN, not instead.
+        Default client_certificates: ClientCertificates = "\"off\"", Live;
+        /// A PEM file with the authorities that sign clients' certificates.
+        Example client_ca: PathBuf = "\"/etc/turnway/clients.pem\"", Live;
+        /// A connection whose handshake is not complete after this time is closed.
+        Default handshake_timeout: Span = "\"10s\"", Restart;
+        => certificate: Vec<Spanned<RawCertificate>>;
+    }
+}
+
+keys! {
+    /// A certificate. With several, a client gets the one for the name it asks for (SNI), or else
+    /// with a wildcard for it, or else the first. For one name there may be one with an RSA and
+    /// one with an ECDSA key.
+    OptionalArray "tls.certificate" RawCertificate {
+        /// A PEM file: the server's certificate first, then those that lead to the authority. A
+        /// relative path starts at the directory of this file; links are followed.
+        Required certificate: PathBuf = "\"/etc/letsencrypt/live/turn.example.org/fullchain.pem\"", Live;
+        /// A PEM file with the private key that belongs to it, without a password.
+        Required key: PathBuf = "\"/etc/letsencrypt/live/turn.example.org/privkey.pem\"", Live;
+    }
+}
+
+keys! {
     /// Prometheus metrics at `/metrics`, health at `/livez` and `/readyz`.
     Table "metrics" RawMetrics {
         /// Address and port. Without it: off.
@@ -528,7 +569,9 @@ impl<'de> serde::de::Visitor<'de> for RelayAddressVisitor {
     }
 }
 
-from_text!(Transport, "\"udp\" or \"tcp\"");
+from_text!(Transport, "\"udp\", \"tcp\", \"tls\", \"dtls\" or \"auto\"");
+from_text!(TlsVersion, "\"1.2\" or \"1.3\"");
+from_text!(ClientCertificates, "\"off\", \"optional\" or \"required\"");
 from_text!(OffloadMode, "\"auto\", \"native\", \"generic\" or \"off\"");
 from_text!(LogLevel, "a log level in quotes, such as \"info\"");
 from_text!(LogFormat, "\"text\" or \"json\"");
@@ -544,6 +587,7 @@ mod tests {
         assert_eq!(raw.limits.socket_buffer.get_ref().0, 4 << 20);
         RawUser::default();
         RawListen::default();
+        RawCertificate::default();
         RawRelayPair::default();
         RawQuotaRealm::default();
     }

@@ -2,12 +2,14 @@
 //!
 //! All problems of a file are collected, so that one run of `turnway check` shows them all.
 //! `network.rs` has listeners, relay addresses and peers; `auth.rs` has users, secrets and the
-//! database; `quota.rs` has limits of users and bandwidth; `admin.rs` has the admin API.
+//! database; `quota.rs` has limits of users and bandwidth; `admin.rs` has the admin API;
+//! `tls.rs` has certificates.
 
 mod admin;
 mod auth;
 mod network;
 mod quota;
+mod tls;
 
 use std::fmt::Display;
 use std::ops::Range;
@@ -17,6 +19,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 pub use network::private_relay_warning;
+pub(super) use tls::unchecked_tls;
 
 use super::raw::{RawConfig, RawLimits, RawOffload};
 use super::source::{Problem, Source};
@@ -48,6 +51,7 @@ pub(super) fn resolve(
     let limits = checks.limits(&raw.limits, &relay, total.as_ref());
     let quota = checks.quota(raw.quota, &realm, total.as_ref(), database.is_some());
     let offload = checks.offload(raw.offload);
+    let tls = checks.tls(&raw.tls, &listen);
     let metrics = Metrics { listen: checks.metrics(raw.metrics.listen.as_ref(), &listen) };
     let admin = checks.admin(&raw.admin, &listen, metrics.listen);
     let log = Log { level: raw.log.level.into_inner(), format: raw.log.format.into_inner() };
@@ -64,6 +68,8 @@ pub(super) fn resolve(
             .map(|entry| source.place(entry.span()))
             .collect(),
         database,
+        certificates: raw.tls.certificate.iter().map(|it| source.place(it.span())).collect(),
+        client_ca: raw.tls.client_ca.map(|path| source.place(path.span())),
         metrics: raw.metrics.listen.map(|address| source.place(address.span())),
         admin: raw.admin.listen.map(|address| source.place(address.span())),
     };
@@ -77,6 +83,7 @@ pub(super) fn resolve(
         limits,
         quota,
         offload,
+        tls,
         metrics,
         admin,
         log,

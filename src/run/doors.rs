@@ -7,7 +7,7 @@ use turnway_udp as udp;
 
 use super::{ServeError, machine};
 use crate::admin::Door;
-use crate::config::{AdminListen, Config, Listen, Transport};
+use crate::config::{AdminListen, Config, Listen};
 use crate::io::udp::Listener;
 
 /// Connections that may wait to be accepted.
@@ -22,11 +22,13 @@ pub(super) struct Doors {
 /// Binds every listener once for each shard, after making sure that nobody else has it.
 pub(super) fn bind_listeners(config: &Config, shards: usize) -> Result<Vec<Doors>, ServeError> {
     for (index, listen) in config.listen.iter().enumerate() {
-        let probed = match listen.transport {
-            Transport::Udp => udp::probe_exclusive_udp(listen.address),
-            Transport::Tcp => udp::probe_exclusive_tcp(listen.address),
-        };
-        probed.map_err(|error| cannot_listen(config, index, &error))?;
+        let refused = |error| cannot_listen(config, index, &error);
+        if listen.transport.uses_udp() {
+            udp::probe_exclusive_udp(listen.address).map_err(refused)?;
+        }
+        if listen.transport.uses_tcp() {
+            udp::probe_exclusive_tcp(listen.address).map_err(refused)?;
+        }
     }
     let mut granted: Option<udp::BufferGrant> = None;
     let mut doors = Vec::with_capacity(shards);
@@ -34,17 +36,14 @@ pub(super) fn bind_listeners(config: &Config, shards: usize) -> Result<Vec<Doors
         let mut door = Doors { udp: Vec::new(), tcp: Vec::new() };
         for (index, listen) in config.listen.iter().enumerate() {
             let refused = |error| cannot_listen(config, index, &error);
-            match listen.transport {
-                Transport::Udp => {
-                    let buffer = config.limits.socket_buffer;
-                    let (socket, grant) =
-                        udp::listener_udp(listen.address, buffer).map_err(refused)?;
-                    granted = Some(grant);
-                    door.udp.push(Listener::new(socket).map_err(refused)?);
-                }
-                Transport::Tcp => {
-                    door.tcp.push(udp::listener_tcp(listen.address, BACKLOG).map_err(refused)?);
-                }
+            if listen.transport.uses_udp() {
+                let buffer = config.limits.socket_buffer;
+                let (socket, grant) = udp::listener_udp(listen.address, buffer).map_err(refused)?;
+                granted = Some(grant);
+                door.udp.push(Listener::new(socket).map_err(refused)?);
+            }
+            if listen.transport.uses_tcp() {
+                door.tcp.push(udp::listener_tcp(listen.address, BACKLOG).map_err(refused)?);
             }
         }
         doors.push(door);
@@ -83,7 +82,7 @@ pub(super) fn bind_admin(config: &Config) -> Result<Option<Door>, ServeError> {
 }
 
 fn cannot_listen(config: &Config, index: usize, error: &io::Error) -> ServeError {
-    let Listen { transport, address } = config.listen[index];
+    let Listen { transport, address, .. } = &config.listen[index];
     let place = config.places.listen.get(index).map_or("[[listen]]", String::as_str);
     let advice = advice(error);
     ServeError::Input(format!("{place}: cannot listen on {transport} {address}: {error}; {advice}"))

@@ -112,7 +112,7 @@ impl Capacity {
                  LimitNOFILE (ulimit -n)"
             )));
         }
-        let has_tcp = config.listen.iter().any(|listen| listen.transport == config::Transport::Tcp);
+        let has_tcp = config.listen.iter().any(|listen| listen.transport.uses_tcp());
         let share = if has_tcp { available / CONNECTION_SHARE } else { 0 };
         let connections = config.limits.tcp_connections.map_or(share, u64::from);
         let reservations = ports.min(available) / RESERVATION_SHARE;

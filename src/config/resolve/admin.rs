@@ -66,9 +66,9 @@ impl Checks<'_> {
             return None;
         }
         let address = self.socket_address(raw, 9642)?;
-        let admin = Listen { transport: Transport::Tcp, address };
-        let others = listeners.iter().map(|other| (*other.get_ref(), "the TCP listener"));
-        let metrics = metrics.map(|address| Listen { transport: Transport::Tcp, address });
+        let admin = Listen::new(Transport::Tcp, address);
+        let others = listeners.iter().map(|other| (other.get_ref().clone(), "the TCP listener"));
+        let metrics = metrics.map(|address| Listen::new(Transport::Tcp, address));
         let mut others = others.chain(metrics.map(|metrics| (metrics, "[metrics] listen =")));
         if let Some((other, what)) = others.find(|(other, _)| overlap(other, &admin)) {
             let other = other.address;

@@ -46,7 +46,7 @@ impl Checks<'_> {
         }
         let mut listeners: Vec<Spanned<Listen>> = Vec::new();
         for table in raw {
-            let RawListen { transport, address } = table.get_ref();
+            let RawListen { transport, address, proxy_protocol } = table.get_ref();
             let Some(transport) = transport else {
                 self.error(table.span(), "`transport` is missing; write transport = \"udp\"");
                 continue;
@@ -58,20 +58,41 @@ impl Checks<'_> {
             let Some(parsed) = self.socket_address(address, 3478) else {
                 continue;
             };
-            let listener = Listen { transport: *transport.get_ref(), address: parsed };
+            let transport = *transport.get_ref();
+            let proxies = self.proxies(transport, proxy_protocol);
+            let listener = Listen { transport, address: parsed, proxies };
             if let Some(other) = listeners.iter().find(|other| overlap(other.get_ref(), &listener))
             {
-                let Listen { transport, address: other } = *other.get_ref();
+                let Listen { transport: by, address: other, .. } = other.get_ref();
                 self.error(
                     address.span(),
-                    format!(
-                        "{transport} {parsed} is already covered by {transport} {other}; remove one"
-                    ),
+                    format!("{transport} {parsed} is already covered by {by} {other}; remove one"),
                 );
             }
             listeners.push(Spanned::new(address.span(), listener));
         }
         listeners
+    }
+
+    fn proxies(&mut self, transport: Transport, raw: &Spanned<Vec<Spanned<Cidr>>>) -> Vec<IpNet> {
+        let proxies: Vec<IpNet> = raw.get_ref().iter().map(|entry| entry.get_ref().0).collect();
+        if !proxies.is_empty() && !transport.uses_tcp() {
+            self.error(
+                raw.span(),
+                format!(
+                    "the PROXY protocol is for TCP, and transport = \"{transport}\" has none; \
+                     remove it"
+                ),
+            );
+        }
+        for entry in raw.get_ref().iter().filter(|entry| entry.get_ref().0.prefix_len() == 0) {
+            let net = entry.get_ref().0;
+            self.warn(
+                entry.span(),
+                format!("{net} lets every client say that it is any other; name the proxies"),
+            );
+        }
+        proxies
     }
 
     pub(super) fn metrics(
@@ -81,7 +102,7 @@ impl Checks<'_> {
     ) -> Option<SocketAddr> {
         let raw = raw?;
         let address = self.socket_address(raw, 9641)?;
-        let metrics = Listen { transport: Transport::Tcp, address };
+        let metrics = Listen::new(Transport::Tcp, address);
         if let Some(other) = listeners.iter().find(|other| overlap(other.get_ref(), &metrics)) {
             let other = other.get_ref().address;
             self.error(
@@ -245,7 +266,7 @@ impl Checks<'_> {
         relay: &Relay,
         default_route: bool,
     ) {
-        let Listen { transport: _, address } = *listener.get_ref();
+        let address = listener.get_ref().address;
         let same_address = |relay: &RelayAddress| {
             relay.local == address.ip()
                 || (address.ip().is_unspecified() && relay.local.is_ipv4() == address.is_ipv4())
@@ -326,7 +347,9 @@ impl Checks<'_> {
 /// Whether the kernel would refuse to bind both. IPv6 listeners are IPv6 only.
 pub(super) fn overlap(one: &Listen, other: &Listen) -> bool {
     let (a, b) = (one.address, other.address);
-    one.transport == other.transport
+    let of_a_kind = (one.transport.uses_udp() && other.transport.uses_udp())
+        || (one.transport.uses_tcp() && other.transport.uses_tcp());
+    of_a_kind
         && a.port() == b.port()
         && a.is_ipv4() == b.is_ipv4()
         && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())

@@ -1,0 +1,191 @@
+//! All that new connections need, made of one reading of all files.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::{
+    ProducesTickets, ServerSessionMemoryCache, StoresServerSessions, WebPkiClientVerifier,
+    danger::ClientCertVerifier,
+};
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
+use zeroize::Zeroizing;
+
+use super::certificates::{self, Certificate, Chooser};
+use super::session::Alpn;
+use crate::config::{ClientCertificates, Tls, TlsVersion, Warnings};
+
+/// Sessions of TLS 1.2 clients that know no tickets, remembered at a time: some 400 bytes each.
+const REMEMBERED_SESSIONS: usize = 4096;
+
+/// Certificates, keys and settings in force for new connections.
+pub struct Snapshot {
+    /// In the order of the configuration; at least one.
+    pub certificates: Arc<[Certificate]>,
+    /// Who may have signed clients' certificates, as PEM, if they are asked for.
+    pub client_ca: Option<Arc<Zeroizing<String>>>,
+    /// Whether clients are asked for a certificate.
+    pub client_certificates: ClientCertificates,
+    /// The oldest version of TLS that is spoken.
+    pub min_version: TlsVersion,
+    with_alpn: Arc<ServerConfig>,
+    without_alpn: Arc<ServerConfig>,
+    resumption: Resumption,
+}
+
+impl Snapshot {
+    /// Reads and checks all files that `tls` names. Clients resume sessions that began with
+    /// `before`. `now_s` is in seconds since 1970.
+    ///
+    /// # Errors
+    ///
+    /// All problems found, one text each, which names the file.
+    pub fn load(
+        tls: &Tls,
+        before: Option<&Self>,
+        now_s: i64,
+    ) -> Result<(Self, Warnings), Vec<String>> {
+        let mut problems = Vec::new();
+        let mut warnings = Vec::new();
+        let mut loaded = Vec::new();
+        for files in &tls.certificates {
+            match Certificate::load(files, now_s) {
+                Ok((certificate, doubts)) => {
+                    loaded.push(certificate);
+                    warnings.extend(doubts);
+                }
+                Err(problem) => problems.push(problem),
+            }
+        }
+        let authority = match &tls.client_ca {
+            Some(path) if tls.client_certificates != ClientCertificates::Off => {
+                Authority::load(path, tls.client_certificates)
+                    .map(Some)
+                    .map_err(|problem| problems.push(problem))
+            }
+            Some(_) | None => Ok(None),
+        };
+        let (Ok(authority), true) = (authority, problems.is_empty()) else { return Err(problems) };
+        let made = Self::make(tls, loaded.into(), authority, before);
+        made.map(|made| (made, warnings)).map_err(|problem| vec![problem])
+    }
+
+    /// What a new connection is made with; `alpn` where the client offers a protocol that we know,
+    /// as rustls refuses clients which offer only others.
+    pub(super) fn server_config(&self, alpn: bool) -> Arc<ServerConfig> {
+        Arc::clone(if alpn { &self.with_alpn } else { &self.without_alpn })
+    }
+
+    fn make(
+        tls: &Tls,
+        certificates: Arc<[Certificate]>,
+        authority: Option<Authority>,
+        before: Option<&Self>,
+    ) -> Result<Self, String> {
+        let (client_ca, verifier) = match authority {
+            Some(Authority { pem, verifier }) => (Some(pem), Some(verifier)),
+            None => (None, None),
+        };
+        // A resumed session is not asked for its certificate again.
+        let same_clients = |before: &&Self| {
+            before.client_certificates == tls.client_certificates && before.client_ca == client_ca
+        };
+        let resumption = match before.filter(same_clients) {
+            Some(before) => before.resumption.clone(),
+            None => Resumption::new()?,
+        };
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions(tls.min_version))
+            .map_err(|error| format!("TLS cannot be set up: {error}"))?;
+        let builder = match verifier {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        };
+        let chooser = Arc::new(Chooser(Arc::clone(&certificates)));
+        let mut config = builder.with_cert_resolver(chooser);
+        config.ticketer = Arc::clone(&resumption.ticketer);
+        config.session_storage = Arc::clone(&resumption.sessions);
+        let mut with_alpn = config.clone();
+        with_alpn.alpn_protocols = Alpn::ALL.map(|it| it.name().as_bytes().to_vec()).to_vec();
+        Ok(Self {
+            certificates,
+            client_ca,
+            client_certificates: tls.client_certificates,
+            min_version: tls.min_version,
+            with_alpn: Arc::new(with_alpn),
+            without_alpn: Arc::new(config),
+            resumption,
+        })
+    }
+}
+
+/// How sessions are resumed: by tickets that only we can open, and for clients that know none by a
+/// bounded memory. All shards share it, and it outlives certificates.
+#[derive(Clone)]
+struct Resumption {
+    ticketer: Arc<dyn ProducesTickets>,
+    sessions: Arc<dyn StoresServerSessions>,
+}
+
+impl Resumption {
+    fn new() -> Result<Self, String> {
+        let ticketer = aws_lc_rs::Ticketer::new()
+            .map_err(|error| format!("the system has no randomness: {error}"))?;
+        Ok(Self { ticketer, sessions: ServerSessionMemoryCache::new(REMEMBERED_SESSIONS) })
+    }
+}
+
+/// Who signs clients' certificates.
+struct Authority {
+    pem: Arc<Zeroizing<String>>,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+impl Authority {
+    fn load(path: &std::path::Path, wanted: ClientCertificates) -> Result<Self, String> {
+        let pem = Arc::new(certificates::read(path, "clients' authority")?);
+        let shown = path.display();
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates::read_chain(path, &pem)? {
+            roots.add(certificate).map_err(|error| {
+                format!("{shown}: a certificate cannot be used as an authority: {error}")
+            })?;
+        }
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+        let builder = match wanted {
+            ClientCertificates::Required => builder,
+            ClientCertificates::Optional | ClientCertificates::Off => {
+                builder.allow_unauthenticated()
+            }
+        };
+        let verifier = builder
+            .build()
+            .map_err(|error| format!("{shown}: clients cannot be verified with it: {error}"))?;
+        Ok(Self { pem, verifier })
+    }
+}
+
+/// The cryptography that TLS is made of.
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    Arc::clone(PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())))
+}
+
+fn versions(min: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
+    static FROM_1_2: [&SupportedProtocolVersion; 2] = [&version::TLS13, &version::TLS12];
+    static FROM_1_3: [&SupportedProtocolVersion; 1] = [&version::TLS13];
+    match min {
+        TlsVersion::Tls12 => &FROM_1_2,
+        TlsVersion::Tls13 => &FROM_1_3,
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("certificates", &self.certificates)
+            .field("client_certificates", &self.client_certificates)
+            .field("min_version", &self.min_version)
+            .finish_non_exhaustive()
+    }
+}
