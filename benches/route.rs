@@ -283,6 +283,9 @@ impl Relay {
                 | Effect::Exchange
                 | Effect::Close { .. }
                 | Effect::Indicate { .. }
+                | Effect::Connect { .. }
+                | Effect::Splice { .. }
+                | Effect::Disconnect { .. }
                 | Effect::ChannelUp(_)
                 | Effect::ChannelDown { .. }
                 | Effect::Log(_) => {}
@@ -371,7 +374,7 @@ fn server(quotas: Arc<Quotas>) -> Server {
         allocations: AllocationCount::new(u32::MAX),
         sources: SourceLimiter::new(8, 0, 1, 1),
     };
-    let seed = Seed { random: 0x5EED, first_session: 0 };
+    let seed = Seed { shard: 0, random: 0x5EED, first_session: 0 };
     Server::new(Arc::new(config), Arc::new(shared), seed)
 }
 

@@ -4,9 +4,9 @@
 //! ([`PeerAddr`]), which relayed transport address is meant ([`RelayId`]), and when it is ([`Now`]).
 
 use core::fmt;
-use core::net::{IpAddr, SocketAddr, SocketAddrV6};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 
-use turnway_wire::Family;
+use turnway_wire::{Class, Family, Message};
 
 /// How a client reaches the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,6 +84,46 @@ pub struct Client {
     pub link: Link,
 }
 
+/// The transport protocol between server and peers: what REQUESTED-TRANSPORT asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Datagrams, as RFC 8656 relays them.
+    Udp,
+    /// Connections, as RFC 6062 relays them: a TCP allocation.
+    Tcp,
+}
+
+/// One connection to a peer of a TCP allocation, or the attempt to make one: the value of
+/// CONNECTION-ID (RFC 6062 section 6.2.1). Unique among all shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u32);
+
+impl ConnectionId {
+    /// Bits of a number below its shard's.
+    const LOW_BITS: u32 = 22;
+
+    /// The number of a shard (below 1024) with random bits; `None` if these are no good.
+    pub(crate) fn new(shard: u16, random: u32) -> Option<Self> {
+        let low = random >> (32 - Self::LOW_BITS);
+        (low != 0).then_some(Self(u32::from(shard) << Self::LOW_BITS | low))
+    }
+
+    /// The shard that has the connection, if there is such a one.
+    pub fn shard(self) -> u16 {
+        (self.0 >> Self::LOW_BITS) as u16
+    }
+
+    /// The connection that a message asks for, if it is a ConnectionBind request: only the shard
+    /// that has the connection can answer it.
+    pub fn asked_for_in(message: &[u8]) -> Option<Self> {
+        let msg = Message::parse(message).ok()?;
+        let is_bind =
+            (msg.class(), msg.method()) == (Class::Request, turnway_wire::Method::CONNECTION_BIND);
+        let id = msg.get::<turnway_wire::ConnectionId>().ok()??;
+        is_bind.then_some(Self(id.0))
+    }
+}
+
 /// A peer's transport address in canonical form: an IPv4-mapped IPv6 address is the IPv4 address
 /// it maps, so that no rule can be passed by writing the same address differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,6 +133,9 @@ pub struct PeerAddr {
 }
 
 impl PeerAddr {
+    /// No address comes before it.
+    pub(crate) const LOWEST: Self = Self { ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port: 0 };
+
     /// Brings an address into canonical form. Flow label and scope are dropped.
     pub fn new(address: SocketAddr) -> Self {
         Self { ip: canonical_ip(address.ip()), port: address.port() }

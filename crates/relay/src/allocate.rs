@@ -11,7 +11,7 @@ use turnway_wire::{
     ReservationToken, XorMappedAddress, XorRelayedAddress, code,
 };
 
-use crate::address::{AllocationId, Now, RelayAddr, RelayId};
+use crate::address::{AllocationId, Now, Protocol, RelayAddr, RelayId};
 use crate::auth::Identity;
 use crate::effect::{BindFailure, Bound, Effect, Record, Started, Want};
 use crate::ledger::{Grant, Release};
@@ -27,12 +27,14 @@ pub(crate) struct Pending {
     answer: Answer,
     identity: Identity,
     want: Want,
+    protocol: Protocol,
     lifetime_s: u32,
     grant: Option<Grant>,
 }
 
-/// IANA's number of UDP: the one relayed transport.
+/// IANA's numbers of the relayed transports.
 const UDP: u8 = 17;
+const TCP: u8 = 6;
 
 /// The number that coturn and its clients give ADDITIONAL-ADDRESS-FAMILY, from before RFC 8656
 /// had one. IANA has assigned it to nothing else.
@@ -40,8 +42,15 @@ const OLD_ADDITIONAL_ADDRESS_FAMILY: AttributeType = AttributeType(0x8032);
 
 impl Server {
     pub(crate) fn allocate(&mut self, call: &Call<'_>, identity: Identity, out: &mut [u8]) {
-        let want = match self.wanted(call) {
-            Ok(want) => want,
+        let wanted = self.wanted_protocol(call).and_then(|protocol| {
+            let want = match protocol {
+                Protocol::Udp => self.wanted(call)?,
+                Protocol::Tcp => self.wanted_tcp(call)?,
+            };
+            Ok((protocol, want))
+        });
+        let (protocol, want) = match wanted {
+            Ok(wanted) => wanted,
             Err(outcome) => return self.error(&call.answer, outcome, out),
         };
         let Ok(lifetime) = call.msg.get::<Lifetime>() else {
@@ -59,6 +68,7 @@ impl Server {
             answer: call.answer.clone(),
             identity,
             want,
+            protocol,
             lifetime_s: self.granted_lifetime_s(lifetime),
             grant: None,
         }));
@@ -82,6 +92,7 @@ impl Server {
                 self.effects.push_back(Effect::Bind {
                     allocation: pending.id,
                     want: pending.want.clone(),
+                    protocol: pending.protocol,
                     near: pending.answer.client.tuple.server,
                     owner: Arc::clone(pending.identity.account()),
                     until_ns: now.after_s(RESERVATION_LIFETIME_S),
@@ -100,18 +111,51 @@ impl Server {
         }
     }
 
-    /// Checks 3 to 9 of section 7.2: what relayed transport address is asked for.
-    fn wanted(&self, call: &Call<'_>) -> Result<Want, Outcome> {
-        let msg = &call.msg;
-        let bad = |_| Outcome::BadRequest;
+    /// Check 3 of section 7.2: how the peers are to be reached.
+    fn wanted_protocol(&self, call: &Call<'_>) -> Result<Protocol, Outcome> {
         //= rfc8656#section-7.2
         //# If the REQUESTED-TRANSPORT attribute is not included or is malformed, the server rejects
         //# the request with a 400 (Bad Request) error.
-        match msg.get::<RequestedTransport>().map_err(bad)? {
-            Some(RequestedTransport(UDP)) => {}
-            Some(RequestedTransport(_)) => return Err(Outcome::UnsupportedTransport),
-            None => return Err(Outcome::BadRequest),
+        match call.msg.get::<RequestedTransport>().map_err(|_| Outcome::BadRequest)? {
+            Some(RequestedTransport(UDP)) => Ok(Protocol::Udp),
+            Some(RequestedTransport(TCP)) if self.config.limits.tcp_allocations => {
+                Ok(Protocol::Tcp)
+            }
+            //= rfc6062#section-5.1
+            //# If the REQUESTED-TRANSPORT attribute is included and specifies a protocol other than
+            //# UDP or TCP, the server MUST reject the request with a 442 (Unsupported Transport
+            //# Protocol) error.
+            Some(RequestedTransport(_)) => Err(Outcome::UnsupportedTransport),
+            None => Err(Outcome::BadRequest),
         }
+    }
+
+    /// What a TCP allocation asks for that a UDP one may ask for as well.
+    fn wanted_tcp(&self, call: &Call<'_>) -> Result<Want, Outcome> {
+        //= rfc6062#section-5.1
+        //# If the client connection transport is not TCP or TLS, the server MUST reject the request
+        //# with a 400 (Bad Request) error.
+        if !call.answer.client.tuple.transport.is_stream() {
+            return Err(Outcome::BadRequest);
+        }
+        //= rfc6062#section-5.1
+        //# If the request contains the DONT-FRAGMENT, EVEN-PORT, or RESERVATION-TOKEN attribute, the
+        //# server MUST reject the request with a 400 (Bad Request) error.
+        let datagrams_only = [
+            AttributeType::DONT_FRAGMENT,
+            AttributeType::EVEN_PORT,
+            AttributeType::RESERVATION_TOKEN,
+        ];
+        if datagrams_only.into_iter().any(|ty| call.msg.has(ty)) {
+            return Err(Outcome::BadRequest);
+        }
+        self.wanted(call)
+    }
+
+    /// Checks 4 to 9 of section 7.2: what relayed transport address is asked for.
+    fn wanted(&self, call: &Call<'_>) -> Result<Want, Outcome> {
+        let msg = &call.msg;
+        let bad = |_| Outcome::BadRequest;
         let token = msg.get::<ReservationToken>().map_err(bad)?;
         let even = msg.get::<EvenPort>().map_err(bad)?;
         let requested = msg.get::<RequestedAddressFamily>().map_err(bad)?;
@@ -183,6 +227,7 @@ impl Server {
         let answer = AllocateAnswer {
             transaction: pending.answer.transaction,
             lifetime_s: pending.lifetime_s,
+            protocol: pending.protocol,
             reservation: bound.reservation,
             failed: match pending.want {
                 Want::Both { .. } => self.partial_failure(v4, v6),

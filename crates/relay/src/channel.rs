@@ -4,7 +4,7 @@ use turnway_wire::{
     AttributeType, CHANNEL_MAX, CHANNEL_MIN, ChannelNumber, OLD_CHANNEL_MAX, XorPeerAddress,
 };
 
-use crate::address::{AllocationId, Now, PeerAddr};
+use crate::address::{AllocationId, Now, PeerAddr, Protocol};
 use crate::limits::CHANNEL_LIFETIME_S;
 use crate::outcome::Outcome;
 use crate::request::Call;
@@ -51,6 +51,11 @@ impl Server {
         }
         let peer = self.config.policy.to_local(PeerAddr::new(peer));
         let allocation = self.table.get(id).ok_or(Outcome::AllocationMismatch)?;
+        match allocation.protocol() {
+            Protocol::Udp => {}
+            // RFC 6062 has no word for it: connections need no channels.
+            Protocol::Tcp => return Err(Outcome::Forbidden),
+        }
         //= rfc8656#section-12.2
         //# The channel number is not currently bound to a different transport address (same transport
         //# address is OK);

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use turnway_wire::{Family, Prefix};
 
 use crate::address::{
-    AllocationId, Client, FiveTuple, IpFields, Link, PeerAddr, RelayAddr, RelayId,
+    AllocationId, Client, ConnectionId, FiveTuple, IpFields, Link, PeerAddr, Protocol, RelayAddr,
+    RelayId,
 };
 use crate::ledger::{Grant, Release};
 use crate::outcome::{AuthFailure, EndReason, Period, Quota, Reason};
@@ -36,6 +37,19 @@ pub enum Event<'a> {
         /// The error itself.
         error: IcmpError,
     },
+    /// [`Effect::Connect`] came to an end.
+    Connected {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Whether it is there now.
+        result: Result<(), ConnectFailure>,
+    },
+    /// A peer's or a client's data connection ended and the other one of the pair is closed, or a
+    /// peer's that no client had bound.
+    ConnectionClosed {
+        /// Which connection.
+        connection: ConnectionId,
+    },
     /// A client's connection ended (streams only).
     Disconnected {
         /// Its five-tuple.
@@ -55,6 +69,15 @@ pub enum Event<'a> {
         /// Its number, as in [`Started`].
         session: u64,
     },
+}
+
+/// Why a connection to a peer could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectFailure {
+    /// The network or the peer refused it.
+    Refused,
+    /// The process has no descriptor or the kernel no memory or address left.
+    NoResources,
 }
 
 /// An ICMP error's content (RFC 8656 section 11.5).
@@ -150,6 +173,8 @@ pub enum Effect {
         allocation: AllocationId,
         /// Which ports.
         want: Want,
+        /// Whether to bind for datagrams or to listen for connections.
+        protocol: Protocol,
         /// The server address the client uses: its relayed address is the same where possible.
         near: SocketAddr,
         /// The account a reservation belongs to.
@@ -161,6 +186,29 @@ pub enum Effect {
     Close {
         /// Which.
         relay: RelayId,
+    },
+    /// Connect from a relayed transport address to a peer, then say [`Event::Connected`].
+    Connect {
+        /// What the connection is called.
+        connection: ConnectionId,
+        /// From where.
+        via: RelayId,
+        /// Whereto.
+        to: SocketAddr,
+    },
+    /// Join a client's connection, whose last message was a ConnectionBind request, to the one to a
+    /// peer. What follows that message is for the peer; the reply to it goes out first.
+    Splice {
+        /// The connection to the peer.
+        connection: ConnectionId,
+        /// The client's data connection.
+        client: Client,
+    },
+    /// Close a connection to a peer, or give up making it, and close the client's data connection
+    /// that was joined to it.
+    Disconnect {
+        /// Which.
+        connection: ConnectionId,
     },
     /// A channel may be relayed from now on, or its deadline moved. For listeners (kernel path).
     ChannelUp(ChannelPath),
@@ -252,7 +300,8 @@ pub struct Ended {
     pub reason: EndReason,
 }
 
-/// Datagrams and payload bytes each way.
+/// Datagrams and payload bytes each way. Of a stream to or from a peer (RFC 6062) each piece that
+/// was passed on at once counts as a datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Datagrams from client to peers.
@@ -316,6 +365,20 @@ pub enum Route {
     Request,
     /// Drop it; already counted.
     Drop(Reason),
+}
+
+/// What becomes of bytes of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// So many may go on now, at least one; they are counted.
+    Bytes(usize),
+    /// A limit is reached: ask again at this time, in `mono_ns`, and read nothing until then.
+    Wait(u64),
+    /// A lease has run out: show the ledger [`crate::Server::exchange`], say [`Event::Exchanged`],
+    /// and ask again.
+    Lease,
+    /// No more may go on: close both connections. The rules have forgotten them.
+    Close,
 }
 
 /// A convenience for shells that name links by index.

@@ -9,6 +9,7 @@
 //! * `route`: the data path.
 //! * `request` and then one file per method: `binding`, `allocate`, `refresh`, `permission`,
 //!   `channel`; `icmp` for what comes back from the network.
+//! * `connect`: TCP allocations, whose peers are reached over connections.
 //! * [`auth`]: who may; [`policy`]: whereto; [`ports`]: from which port; [`limits`]: how much.
 //! * [`quota`]: what a user may use; [`ledger`]: what all shards use of it; `meter`: one shard's
 //!   part of it, datagram by datagram; [`session`]: what can be seen of an allocation.
@@ -24,6 +25,8 @@ pub mod auth;
 mod binding;
 mod bucket;
 mod channel;
+mod connect;
+mod connections;
 pub mod effect;
 mod few;
 mod icmp;
@@ -52,13 +55,17 @@ mod table;
 mod timers;
 
 pub use address::{
-    AllocationId, Client, FiveTuple, IpFields, Link, Now, PeerAddr, RelayAddr, RelayId, Transport,
+    AllocationId, Client, ConnectionId, FiveTuple, IpFields, Link, Now, PeerAddr, Protocol,
+    RelayAddr, RelayId, Transport,
 };
-pub use effect::{BindFailure, Bound, Effect, Event, IcmpError, Record, Route, Traffic, Want};
+pub use effect::{
+    BindFailure, Bound, ConnectFailure, Effect, Event, IcmpError, Record, Route, Stream, Traffic,
+    Want,
+};
 pub use ledger::{Direction, Ledger};
 pub use meter::Lent;
 pub use mirror::{Mirror, SecondPath};
-pub use outcome::{EndReason, Outcome, Period, Quota, Reason, Request};
+pub use outcome::{ConnectionEnd, EndReason, Outcome, Period, Quota, Reason, Request};
 pub use quota::Quotas;
 pub use server::{Config, Seed, Server};
 pub use session::{Session, SessionFilter};

@@ -9,7 +9,7 @@ use turnway_wire::Family;
 
 use crate::address::{AllocationId, FiveTuple, NANOS_PER_SECOND, Now, RelayId, family_of};
 use crate::effect::{ChannelPath, Effect, Ended, Record};
-use crate::outcome::EndReason;
+use crate::outcome::{ConnectionEnd, EndReason};
 use crate::policy::Verdict;
 use crate::server::{Config, Server};
 use crate::table::{Channel, Permission, is_own};
@@ -69,6 +69,7 @@ impl Server {
             self.end(id, reason, now);
             return;
         }
+        self.drop_connections(id, ConnectionEnd::AllocationEnded, |peer| peer.family() == family);
         self.drop_channels(id, |channel| channel.peer.family() == family);
         self.drop_permissions(id, |permission| family_of(permission.ip) == family);
         let allocation = self.table.get_mut(id).expect("found above");
@@ -79,6 +80,7 @@ impl Server {
 
     /// Ends an allocation with all that belongs to it.
     pub(crate) fn end(&mut self, id: AllocationId, reason: EndReason, now: Now) {
+        self.drop_connections(id, ConnectionEnd::AllocationEnded, |_| true);
         self.drop_channels(id, |_| true);
         self.drop_permissions(id, |_| true);
         let Some(allocation) = self.table.remove(id) else {
@@ -140,7 +142,9 @@ impl Server {
         }
         allocation.identity.outdate();
         let shared = Arc::clone(&self.shared);
-        self.drop_channels(id, |channel| !config.policy.check(channel.peer, &shared.live));
+        let denied = |peer| !config.policy.check(peer, &shared.live);
+        self.drop_connections(id, ConnectionEnd::PeerDenied, denied);
+        self.drop_channels(id, |channel| denied(channel.peer));
         self.drop_permissions(id, |permission| match config.policy.check_ip(permission.ip) {
             Verdict::Denied => true,
             Verdict::Open | Verdict::OwnPorts => false,

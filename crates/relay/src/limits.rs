@@ -10,6 +10,11 @@ pub struct Limits {
     pub permissions_per_allocation: usize,
     /// Channels one allocation may hold, at most 4096 (RFC 8656 has no more numbers). Over it: 508.
     pub channels_per_allocation: usize,
+    /// Whether TCP allocations (RFC 6062) can be had.
+    pub tcp_allocations: bool,
+    /// Connections to and from peers that one TCP allocation may have at a time: each takes a
+    /// descriptor, and two once it is bound. Over it: 508, or the peer's is closed.
+    pub connections_per_allocation: usize,
     /// Whether clients of RFC 5766 may bind its channel numbers above 0x4FFF (up to 0x7FFF). RFC
     /// 8656 took these away; clients from before it draw from them at random.
     pub old_channel_numbers: bool,
@@ -24,6 +29,8 @@ impl Default for Limits {
         Self {
             permissions_per_allocation: 256,
             channels_per_allocation: 256,
+            tcp_allocations: true,
+            connections_per_allocation: 64,
             old_channel_numbers: true,
             max_lifetime_s: 3600,
             icmp_per_second: 10,
@@ -50,6 +57,15 @@ pub const CHANNEL_LIFETIME_S: u32 = 600;
 //= rfc8656#section-7.2
 //# The server MUST hold this reservation for at least 30 seconds and MAY choose to hold longer
 pub const RESERVATION_LIFETIME_S: u32 = 30;
+
+/// Seconds a connection to a peer may take to be made.
+//= rfc6062#section-5.2
+//# The timeout value MUST be at least 30 seconds.
+pub const CONNECT_TIMEOUT_S: u32 = 30;
+
+/// Seconds a connection to or from a peer waits for its ConnectionBind (RFC 6062 sections 5.2 and
+/// 5.3).
+pub const CONNECTION_BIND_TIMEOUT_S: u32 = 30;
 
 /// Refused credentials logged per second and server: the causes matter, a flood of them does not.
 pub(crate) const AUTH_RECORDS_PER_SECOND: u32 = 5;

@@ -266,18 +266,46 @@ impl Meters {
         if !self.on {
             return Admission::Pass;
         }
-        let len = len as u64;
-        let admission = self.judge_bytes(meter, direction, len, now.mono_ns);
-        match admission {
-            Admission::Pass => {
-                self.purses[meter.user as usize].relayed[direction.index()] += len;
-            }
-            Admission::Lease => {}
-            Admission::Drop(reason) => {
-                self.dropped(meter, reason, Dropped { datagrams: 1, bytes: len });
-            }
+        let admission = self.admit_piece(meter, direction, len, now);
+        if let Admission::Drop(reason) = admission {
+            self.dropped(meter, reason, Dropped { datagrams: 1, bytes: len as u64 });
         }
         admission
+    }
+
+    /// The same for a piece of a stream, which is kept back and not dropped: nothing counts it.
+    pub(crate) fn admit_piece(
+        &mut self,
+        meter: &mut Meter,
+        direction: Direction,
+        len: usize,
+        now: Now,
+    ) -> Admission {
+        if !self.on {
+            return Admission::Pass;
+        }
+        let len = len as u64;
+        let admission = self.judge_bytes(meter, direction, len, now.mono_ns);
+        if admission == Admission::Pass {
+            self.purses[meter.user as usize].relayed[direction.index()] += len;
+        }
+        admission
+    }
+
+    /// The most bytes that every limit of an allocation ever lets pass at once.
+    pub(crate) fn smallest_burst(&self, meter: &Meter) -> usize {
+        if !self.on {
+            return usize::MAX;
+        }
+        let shares = [
+            self.users.get(meter.user as usize).and_then(Option::as_ref).map(|user| &user.shares),
+            Some(&self.realm),
+            Some(&self.total),
+        ];
+        let shared = shares.into_iter().flatten().flatten().map(|shares| shares[0].limit());
+        let own = self.purses.get(meter.user as usize).and_then(|purse| purse.allocation);
+        let bursts = shared.chain(own).map(|limit| limit.burst_bytes);
+        bursts.min().map_or(usize::MAX, |burst| usize::try_from(burst).unwrap_or(usize::MAX))
     }
 
     /// Holds bytes to every limit, and takes them out of each if they pass.

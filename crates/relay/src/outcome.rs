@@ -67,6 +67,8 @@ vocabulary! {
         RateLimited = "rate_limited",
         /// An ICMP error that is not relayed (no permission, type, or rate).
         IcmpIgnored = "icmp_ignored",
+        /// A peer's connection beyond those that an allocation may have.
+        TooManyConnections = "too_many_connections",
         /// Over the bandwidth of one allocation.
         AllocationBandwidth = "allocation_bandwidth",
         /// Over the bandwidth of the user.
@@ -105,6 +107,10 @@ vocabulary! {
         UnsupportedTransport = "unsupported_transport",
         /// 443: the peer's family differs from the relayed address's.
         FamilyMismatch = "family_mismatch",
+        /// 446: there is a connection to the peer, or one is being made.
+        ConnectionExists = "connection_exists",
+        /// 447: the connection to the peer failed, or took too long.
+        ConnectionFailed = "connection_failed",
         /// 486: the user's share is used up.
         QuotaReached = "quota_reached",
         /// 508: the server's capacity is used up, or it is draining.
@@ -125,6 +131,10 @@ vocabulary! {
         CreatePermission = "create_permission",
         /// ChannelBind.
         ChannelBind = "channel_bind",
+        /// Connect (RFC 6062).
+        Connect = "connect",
+        /// ConnectionBind (RFC 6062).
+        ConnectionBind = "connection_bind",
     }
 }
 
@@ -143,6 +153,28 @@ vocabulary! {
         Killed = "killed",
         /// Its user is no more.
         UserRemoved = "user_removed",
+    }
+}
+
+vocabulary! {
+    /// Why a connection to a peer ended, or was never made (RFC 6062).
+    ConnectionEnd {
+        /// The client or the peer closed it.
+        Closed = "closed",
+        /// The peer or the network refused it.
+        Failed = "failed",
+        /// The peer did not answer.
+        TimedOut = "timed_out",
+        /// No descriptor, port or memory for it.
+        NoResources = "no_resources",
+        /// No client bound it in time.
+        Unbound = "unbound",
+        /// Its allocation ended.
+        AllocationEnded = "allocation_ended",
+        /// A new peer policy forbids it.
+        PeerDenied = "peer_denied",
+        /// The user's volume is used up.
+        VolumeSpent = "volume_spent",
     }
 }
 

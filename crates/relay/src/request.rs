@@ -84,6 +84,8 @@ impl Server {
             (Class::Request, Method::REFRESH) => Request::Refresh,
             (Class::Request, Method::CREATE_PERMISSION) => Request::CreatePermission,
             (Class::Request, Method::CHANNEL_BIND) => Request::ChannelBind,
+            (Class::Request, Method::CONNECT) => Request::Connect,
+            (Class::Request, Method::CONNECTION_BIND) => Request::ConnectionBind,
             (Class::Request | Class::Indication | Class::Success | Class::Error, _) => {
                 self.stats.client_drops[Reason::Unexpected.index()] += 1;
                 return;
@@ -95,7 +97,9 @@ impl Server {
             Request::Allocate
             | Request::Refresh
             | Request::CreatePermission
-            | Request::ChannelBind => self.authenticate(msg, answer, now, out),
+            | Request::ChannelBind
+            | Request::Connect
+            | Request::ConnectionBind => self.authenticate(msg, answer, now, out),
         }
     }
 
@@ -130,6 +134,9 @@ impl Server {
         let Some(id) = id else {
             return match (call.answer.request, fresh) {
                 (Request::Allocate, Some(identity)) => self.allocate(call, identity, out),
+                (Request::ConnectionBind, Some(identity)) => {
+                    self.connection_bind(call, &identity, now, out);
+                }
                 //= rfc8656#section-5
                 //# For all TURN messages (including ChannelData) EXCEPT an Allocate request, if the
                 //# 5-tuple does not identify an existing allocation, then the message MUST either be
@@ -140,6 +147,11 @@ impl Server {
                     | Request::Refresh
                     | Request::CreatePermission
                     | Request::ChannelBind
+                    //= rfc6062#section-5.2
+                    //# If the request is received on a TCP connection for which no allocation
+                    //# exists, the server MUST return a 437 (Allocation Mismatch) error.
+                    | Request::Connect
+                    | Request::ConnectionBind
                     | Request::Binding,
                     _,
                 ) => self.error(&call.answer, Outcome::AllocationMismatch, out),
@@ -155,6 +167,8 @@ impl Server {
                     Request::Refresh
                     | Request::CreatePermission
                     | Request::ChannelBind
+                    | Request::Connect
+                    | Request::ConnectionBind
                     | Request::Binding => Outcome::WrongCredentials,
                 };
                 return self.error(&call.answer, outcome, out);
@@ -166,6 +180,10 @@ impl Server {
             Request::Refresh => self.refresh(call, id, now, out),
             Request::CreatePermission => self.create_permission(call, id, now, out),
             Request::ChannelBind => self.channel_bind(call, id, now, out),
+            Request::Connect => self.connect(call, id, now, out),
+            //= rfc6062#section-4.3
+            //# This connection MUST be made using a different local transport address.
+            Request::ConnectionBind => self.error(&call.answer, Outcome::BadRequest, out),
             Request::Binding => self.binding(call, now, out),
         }
     }
@@ -318,6 +336,8 @@ pub(crate) fn code_of(outcome: Outcome) -> u16 {
         Outcome::WrongCredentials => code::WRONG_CREDENTIALS,
         Outcome::UnsupportedTransport => code::UNSUPPORTED_TRANSPORT,
         Outcome::FamilyMismatch => code::PEER_ADDRESS_FAMILY_MISMATCH,
+        Outcome::ConnectionExists => code::CONNECTION_ALREADY_EXISTS,
+        Outcome::ConnectionFailed => code::CONNECTION_TIMEOUT,
         Outcome::QuotaReached => code::ALLOCATION_QUOTA_REACHED,
         Outcome::InsufficientCapacity => code::INSUFFICIENT_CAPACITY,
     }
@@ -346,6 +366,7 @@ pub(crate) fn understood(ty: AttributeType) -> bool {
             | AttributeType::XOR_MAPPED_ADDRESS
             | AttributeType::CHANNEL_NUMBER
             | AttributeType::LIFETIME
+            | AttributeType::CONNECTION_ID
             | AttributeType::XOR_PEER_ADDRESS
             | AttributeType::DATA
             | AttributeType::XOR_RELAYED_ADDRESS

@@ -5,7 +5,7 @@ use turnway_wire::{
     classify, padding,
 };
 
-use crate::address::{Client, IpFields, Now, PeerAddr, RelayId};
+use crate::address::{Client, IpFields, Now, PeerAddr, Protocol, RelayId};
 use crate::effect::Route;
 use crate::ledger::Direction;
 use crate::meter::Admission;
@@ -134,6 +134,10 @@ impl Server {
         };
         let peer = self.config.policy.to_local(PeerAddr::new(peer));
         let allocation = self.table.get_mut(id).ok_or(Reason::NoAllocation)?;
+        match allocation.protocol() {
+            Protocol::Udp => {}
+            Protocol::Tcp => return Err(Reason::Unexpected),
+        }
         let relay = allocation.relay(peer.family()).ok_or(Reason::FamilyMismatch)?;
         if relay.expires_ns <= now.mono_ns {
             return Err(Reason::Expired);

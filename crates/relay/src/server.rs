@@ -12,6 +12,7 @@ use turnway_wire::{Family, TransactionId};
 use crate::address::{FiveTuple, Now};
 use crate::allocate::Pending;
 use crate::auth::Auth;
+use crate::connections::Connections;
 use crate::effect::{Effect, Event, Record, VolumeSpent};
 use crate::ledger::Exchange;
 use crate::limits::Limits;
@@ -57,6 +58,7 @@ pub struct Server {
     pub(crate) shared: Arc<Shared>,
     pub(crate) table: Table,
     pub(crate) timers: Timers,
+    pub(crate) connections: Connections,
     pub(crate) meters: Meters,
     pub(crate) effects: VecDeque<Effect>,
     pub(crate) stats: Stats,
@@ -74,6 +76,8 @@ pub struct Server {
 /// What makes one shard's server differ from another's.
 #[derive(Clone, Copy, Debug)]
 pub struct Seed {
+    /// Its number among the servers of the process, below 1024.
+    pub shard: u16,
     /// From the system's CSPRNG: seeds the hash table and the transaction ids of indications.
     pub random: u64,
     /// The first session number; give each shard a range of its own.
@@ -89,6 +93,7 @@ impl Server {
             shared,
             table: Table::new(seed.random),
             timers: Timers::default(),
+            connections: Connections::new(seed.shard, seed.random),
             meters,
             effects: VecDeque::with_capacity(EFFECTS),
             stats: Stats::default(),
@@ -117,6 +122,10 @@ impl Server {
                 self.effects.push_back(Effect::Log(Record::VolumeSpent(Box::new(spent))));
             }
             Event::Icmp { relay, peer, error } => self.icmp(relay, peer, error, now, out),
+            Event::Connected { connection, result } => {
+                self.connected(connection, result, now, out);
+            }
+            Event::ConnectionClosed { connection } => self.connection_closed(connection),
             Event::Disconnected { tuple } => {
                 if let Some(id) = self.table.find(&tuple) {
                     self.end(id, EndReason::Disconnected, now);
@@ -137,11 +146,12 @@ impl Server {
         self.effects.pop_front()
     }
 
-    /// When [`Self::expire`] wants to be called next, in `mono_ns`.
+    /// When [`Self::expire`] or [`Self::expire_connection`] wants to be called next, in `mono_ns`.
     pub fn deadline(&self) -> Option<u64> {
         let timer = self.timers.peek().map(|(deadline_ns, _)| deadline_ns);
         let judging = self.judging.map(|_| 0);
-        [timer, self.meters.due_ns(), judging].into_iter().flatten().min()
+        let connection = self.connections.next_deadline().map(|(deadline_ns, _)| deadline_ns);
+        [timer, self.meters.due_ns(), judging, connection].into_iter().flatten().min()
     }
 
     /// What is to be told to the [`crate::Ledger`], and where it answers: for [`Route::Lease`]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use turnway_wire::Family;
 
-use crate::address::{FiveTuple, NANOS_PER_SECOND, Now};
+use crate::address::{FiveTuple, NANOS_PER_SECOND, Now, Protocol};
 use crate::effect::Traffic;
 use crate::server::Server;
 
@@ -32,6 +32,10 @@ pub struct Session {
     pub permissions: u32,
     /// Channels bound.
     pub channels: u32,
+    /// How its peers are reached.
+    pub protocol: Protocol,
+    /// Connections to and from peers (RFC 6062).
+    pub connections: u32,
     /// What it has relayed.
     pub traffic: Traffic,
     /// Datagrams dropped at any bandwidth or volume limit.
@@ -78,7 +82,8 @@ impl Server {
     }
 
     fn session(&self, slot: u32, filter: &SessionFilter, now: Now) -> Option<Session> {
-        let allocation = self.table.get(self.table.occupant(slot)?)?;
+        let id = self.table.occupant(slot)?;
+        let allocation = self.table.get(id)?;
         let account = allocation.identity.account();
         let tuple = allocation.client.tuple;
         if filter.account.as_deref().is_some_and(|wanted| wanted != &**account)
@@ -103,6 +108,8 @@ impl Server {
             expires_in_s: whole(expires_ns.saturating_sub(now.mono_ns)),
             permissions: allocation.permissions.len() as u32,
             channels: allocation.channels.len() as u32,
+            protocol: allocation.protocol(),
+            connections: self.connections.of(id).count() as u32,
             traffic: allocation.traffic,
             dropped: allocation.meter.dropped,
         })

@@ -3,7 +3,7 @@
 use crate::address::Transport;
 use crate::effect::Traffic;
 use crate::ledger::Direction;
-use crate::outcome::{AuthFailure, EndReason, Outcome, Quota, Reason, Request};
+use crate::outcome::{AuthFailure, ConnectionEnd, EndReason, Outcome, Quota, Reason, Request};
 
 /// Counters (they only grow) and gauges (marked as such) of one server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub struct Stats {
     pub traffic: [Traffic; Transport::COUNT],
     /// Datagrams from clients that were dropped, by [`Reason::index`].
     pub client_drops: [u64; Reason::COUNT],
-    /// Datagrams and ICMP errors from peers that were dropped, by [`Reason::index`].
+    /// Datagrams, ICMP errors and connections from peers that were dropped, by [`Reason::index`].
     pub peer_drops: [u64; Reason::COUNT],
     /// Answered requests, by [`Request::index`] and [`Outcome::index`].
     pub requests: [[u64; Outcome::COUNT]; Request::COUNT],
@@ -30,6 +30,17 @@ pub struct Stats {
     pub allocations_ended: [u64; EndReason::COUNT],
     /// Gauge: allocations now, by [`Transport::index`] of the client.
     pub allocations: [u64; Transport::COUNT],
+    /// Gauge: connections to and from peers now, those that are being made among them (RFC 6062).
+    pub connections: u64,
+    /// Connections to peers that were made.
+    pub connections_made: u64,
+    /// Connections of peers that were accepted.
+    pub connections_accepted: u64,
+    /// Connections to and from peers that ended or could not be made, by
+    /// [`ConnectionEnd::index`].
+    pub connections_ended: [u64; ConnectionEnd::COUNT],
+    /// What went over connections to and from peers: a part of the traffic of TCP clients.
+    pub streams: Traffic,
     /// Gauge: permissions now.
     pub permissions: u64,
     /// Gauge: channels now.
@@ -110,6 +121,11 @@ impl Stats {
         self.icmp_relayed += other.icmp_relayed;
         self.allocations_started += other.allocations_started;
         add_all(&mut self.allocations, &other.allocations);
+        self.connections += other.connections;
+        self.connections_made += other.connections_made;
+        self.connections_accepted += other.connections_accepted;
+        add_all(&mut self.connections_ended, &other.connections_ended);
+        self.streams.add(other.streams);
         self.permissions += other.permissions;
         self.channels += other.channels;
     }

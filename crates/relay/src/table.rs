@@ -15,7 +15,9 @@ use foldhash::SharedSeed;
 use foldhash::fast::FoldHasher;
 use turnway_wire::{Family, TransactionId};
 
-use crate::address::{AllocationId, Client, FiveTuple, NANOS_PER_SECOND, Now, PeerAddr, RelayAddr};
+use crate::address::{
+    AllocationId, Client, FiveTuple, NANOS_PER_SECOND, Now, PeerAddr, Protocol, RelayAddr,
+};
 use crate::auth::Identity;
 use crate::effect::Traffic;
 use crate::few::Few;
@@ -66,6 +68,7 @@ pub(crate) struct Allocation {
 pub(crate) struct AllocateAnswer {
     pub(crate) transaction: TransactionId,
     pub(crate) lifetime_s: u32,
+    pub(crate) protocol: Protocol,
     pub(crate) reservation: Option<[u8; 8]>,
     pub(crate) failed: Option<(Family, u16)>,
     pub(crate) relayed: Relayed,
@@ -269,6 +272,11 @@ impl Allocation {
             answer: new.answer,
             icmp: Window::default(),
         }
+    }
+
+    /// How its peers are reached.
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.answer.protocol
     }
 
     pub(crate) fn relay(&self, family: Family) -> Option<&Relay> {

@@ -74,7 +74,7 @@ fn rarely<T: Clone + std::fmt::Debug + 'static>(
 }
 
 fn allocate() -> impl Strategy<Value = Allocate> {
-    let transport = prop_oneof![30 => Just(17_u8), 1 => Just(6_u8)];
+    let transport = prop_oneof![30 => Just(17_u8), 1 => Just(132_u8)];
     let additional = rarely(prop::bool::weighted(0.9));
     let fields = (
         transport,

@@ -19,9 +19,9 @@ use turnway_relay::policy::{Policy, PolicyConfig};
 use turnway_relay::ports::{Parity, PortPool};
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
 use turnway_relay::{
-    AllocationId, BindFailure, Bound, Client, Config, Direction, Effect, Event, IcmpError,
-    IpFields, Ledger, Mirror, Now, Quotas, Reason, Record, RelayAddr, RelayId, Route, Seed, Server,
-    Shared, Stats, Want,
+    AllocationId, BindFailure, Bound, Client, Config, ConnectionId, Direction, Effect, Event,
+    IcmpError, IpFields, Ledger, Mirror, Now, Protocol, Quotas, Reason, Record, RelayAddr, RelayId,
+    Route, Seed, Server, Shared, Stats, Want,
 };
 use turnway_wire::{ChannelData, Data, Family, Message, Method, XorPeerAddress};
 
@@ -144,6 +144,12 @@ pub(crate) struct World {
     /// What listeners of channels know: until when each may be relayed.
     pub(crate) channels: Vec<HashMap<(RelayId, u16), (SocketAddr, u64)>>,
     pub(crate) records: Vec<Record>,
+    /// The protocols that were bound for.
+    pub(crate) bound: Vec<Protocol>,
+    /// What is to be connected, is joined, and was closed.
+    pub(crate) connecting: Vec<Connecting>,
+    pub(crate) spliced: Vec<(ConnectionId, Client)>,
+    pub(crate) disconnected: Vec<ConnectionId>,
     /// What a second data path relayed of an allocation and did not tell yet: datagrams and bytes
     /// to its peers. It is told when a channel goes down.
     pub(crate) untold: HashMap<AllocationId, (u64, u64)>,
@@ -167,7 +173,11 @@ impl World {
         });
         let config = settings.config();
         let server = |index: usize| {
-            let seed = Seed { random: 0x5EED + index as u64, first_session: (index as u64) << 48 };
+            let seed = Seed {
+                shard: index as u16,
+                random: 0x5EED + index as u64,
+                first_session: (index as u64) << 48,
+            };
             Server::new(Arc::clone(&config), Arc::clone(&shared), seed)
         };
         Self {
@@ -179,6 +189,10 @@ impl World {
             sockets: vec![HashMap::new(); settings.servers],
             channels: vec![HashMap::new(); settings.servers],
             records: Vec::new(),
+            bound: Vec::new(),
+            connecting: Vec::new(),
+            spliced: Vec::new(),
+            disconnected: Vec::new(),
             untold: HashMap::new(),
             late: Late::default(),
             second: None,
@@ -208,7 +222,8 @@ impl World {
                     assert!(reply.is_none(), "two replies to one event");
                     reply = Some((to, out[..len].to_vec()));
                 }
-                Effect::Bind { allocation, want, near, owner, until_ns } => {
+                Effect::Bind { allocation, want, protocol, near, owner, until_ns } => {
+                    self.bound.push(protocol);
                     let bound = self.bind(shard, allocation, want, near.ip(), owner, until_ns);
                     self.servers[shard].handle(Event::Bound(bound), self.now, out);
                 }
@@ -237,6 +252,12 @@ impl World {
                     self.shared.live.set(local, false);
                     self.pool.release(local);
                 }
+                Effect::Connect { connection, via, to } => {
+                    let from = self.sockets[shard][&via];
+                    self.connecting.push(Connecting { connection, from, to });
+                }
+                Effect::Splice { connection, client } => self.spliced.push((connection, client)),
+                Effect::Disconnect { connection } => self.disconnected.push(connection),
                 Effect::ChannelUp(path) => {
                     let known = (path.peer.socket(), path.deadline_ns);
                     self.channels[shard].insert((path.relay, path.number), known);
@@ -387,14 +408,37 @@ impl World {
 
     /// Does what is due.
     pub(crate) fn expire(&mut self) {
+        assert!(self.expire_with_replies().is_empty());
+    }
+
+    /// The same where Connect requests may be answered. Gives the answers.
+    pub(crate) fn expire_with_replies(&mut self) -> Vec<(Client, Vec<u8>)> {
+        let mut replies = Vec::new();
         for shard in 0..self.servers.len() {
             let mut out = [0; 1500];
             while self.servers[shard].expire(self.now) {}
             assert!(self.carry_out(shard, &mut out).is_none());
+            while self.servers[shard].expire_connection(self.now, &mut out) {
+                replies.extend(self.carry_out(shard, &mut out));
+            }
             let next = self.servers[shard].deadline();
             assert!(next.is_none_or(|next_ns| next_ns > self.now.mono_ns));
         }
         while self.pool.expire(self.now.mono_ns).is_some() {}
+        replies
+    }
+
+    /// A peer connects to a relayed transport address. Gives what the client is told.
+    pub(crate) fn peer_connects(
+        &mut self,
+        relay: SocketAddr,
+        from: SocketAddr,
+    ) -> Result<(ConnectionId, Client, Vec<u8>), Reason> {
+        let (shard, relay) = self.owner_of(relay).expect("a bound relay socket");
+        let mut out = [0xEE; 1500];
+        let id = self.servers[shard].accept_peer(relay, from, self.now, &mut out)?;
+        let (to, bytes) = self.carry_out(shard, &mut out).expect("the client is told");
+        Ok((id, to, bytes))
     }
 
     /// Everyone reads a new configuration.
@@ -479,7 +523,7 @@ impl World {
     pub(crate) fn assert_empty(&self) {
         let stats = self.stats();
         assert_eq!(stats.total_allocations(), 0);
-        assert_eq!((stats.permissions, stats.channels), (0, 0));
+        assert_eq!((stats.permissions, stats.channels, stats.connections), (0, 0, 0));
         assert_eq!(self.shared.allocations.count(), 0);
         let counts = self.pool.counts();
         assert_eq!((counts.claimed, counts.reserved, counts.set_aside), (0, 0, 0));
@@ -488,6 +532,15 @@ impl World {
         assert!(self.servers.iter().all(|s| s.allocations() == 0 && s.deadline().is_none()));
         assert_eq!((self.ledger.allocations(), self.ledger.users()), (0, 0));
     }
+}
+
+/// A connection to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Connecting {
+    pub(crate) connection: ConnectionId,
+    /// The relayed transport address, as bound.
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
 }
 
 /// What a peer's datagram became on its way to the client.

@@ -126,6 +126,8 @@ pub(crate) fn request_of(method: Method) -> Option<Request> {
         Method::REFRESH => Some(Request::Refresh),
         Method::CREATE_PERMISSION => Some(Request::CreatePermission),
         Method::CHANNEL_BIND => Some(Request::ChannelBind),
+        Method::CONNECT => Some(Request::Connect),
+        Method::CONNECTION_BIND => Some(Request::ConnectionBind),
         _ => None,
     }
 }
@@ -142,6 +144,8 @@ pub(crate) fn outcome_of(code: u16) -> Outcome {
         441 => Outcome::WrongCredentials,
         442 => Outcome::UnsupportedTransport,
         443 => Outcome::FamilyMismatch,
+        446 => Outcome::ConnectionExists,
+        447 => Outcome::ConnectionFailed,
         486 => Outcome::QuotaReached,
         508 => Outcome::InsufficientCapacity,
         other => panic!("the error code {other} is not in the vocabulary"),

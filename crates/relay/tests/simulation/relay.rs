@@ -41,7 +41,11 @@ impl Relay {
             sources: SourceLimiter::new(4096, 20, 60, rng.word()),
         });
         let server = |shard: usize| {
-            let seed = Seed { random: rng.word(), first_session: (shard as u64) << 48 };
+            let seed = Seed {
+                shard: shard as u16,
+                random: rng.word(),
+                first_session: (shard as u64) << 48,
+            };
             Server::new(Arc::clone(&config), Arc::clone(&shared), seed)
         };
         let servers = (0..SHARDS).map(server).collect();

@@ -8,7 +8,7 @@ use turnway_relay::effect::{ChannelPath, Ended, Started};
 use turnway_relay::ports::Parity;
 use turnway_relay::{
     AllocationId, BindFailure, Bound, Client, Effect, EndReason, Event, FiveTuple, IcmpError,
-    IpFields, Now, Reason, RelayAddr, RelayId, Route, Transport, Want,
+    IpFields, Now, Protocol, Reason, RelayAddr, RelayId, Route, Transport, Want,
 };
 use turnway_wire::{ChannelData, Class, Data, Family, Kind, Message, Method, XorPeerAddress};
 use turnway_wire::{classify, padding};
@@ -267,7 +267,8 @@ impl World<'_> {
                     assert_eq!(replies, 1, "two replies to one call");
                     self.reply(shard, cause, to, &out[..len]);
                 }
-                Effect::Bind { allocation, want, near, owner, until_ns } => {
+                Effect::Bind { allocation, want, protocol, near, owner, until_ns } => {
+                    assert_eq!(protocol, Protocol::Udp, "nobody asks for TCP here");
                     let Cause::Request { from, .. } = cause else {
                         panic!("Bind without a request");
                     };
@@ -287,6 +288,9 @@ impl World<'_> {
                 }
                 Effect::Exchange => self.exchange(shard),
                 Effect::Close { relay } => self.close(shard, relay),
+                Effect::Connect { .. } | Effect::Splice { .. } | Effect::Disconnect { .. } => {
+                    panic!("no allocation has connections here")
+                }
                 Effect::ChannelUp(path) => self.channel_up(shard, path),
                 Effect::ChannelDown { relay, number, peer } => {
                     let gone = self.record.up.remove(&up_key(shard, relay, number));

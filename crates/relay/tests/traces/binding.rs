@@ -89,7 +89,8 @@ fn responses_indications_and_unknown_methods_are_dropped() {
     let mut dropped = 0;
     let classes = [Class::Request, Class::Indication, Class::Success, Class::Error];
     for class in classes {
-        for method in [Method::BINDING, Method::ALLOCATE, Method::CONNECT, Method(0xABC)] {
+        for method in [Method::BINDING, Method::ALLOCATE, Method::CONNECTION_ATTEMPT, Method(0xABC)]
+        {
             let is_known = method == Method::BINDING || method == Method::ALLOCATE;
             if class == Class::Request && is_known {
                 continue;

@@ -22,3 +22,4 @@ mod quota;
 mod refresh;
 mod reload;
 mod shards;
+mod tcp;
