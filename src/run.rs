@@ -202,7 +202,7 @@ impl Crew {
         for (index, doors) in doors.into_iter().enumerate() {
             let first_session = (index as u64) << SESSION_BITS;
             let Common { server, ledger, ports, records, offload } =
-                common(Seed { random: random_u64()?, first_session });
+                common(Seed { shard: index as u16, random: random_u64()?, first_session });
             let (mailbox, inbox) = Mailbox::new().map_err(|error| no_descriptor(&error))?;
             let board = Arc::new(Board::default());
             board.beat(udp::system::monotonic_ns());

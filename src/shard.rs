@@ -224,6 +224,9 @@ impl Shard {
                 | Effect::Reserve { .. }
                 | Effect::Bind { .. }
                 | Effect::Close { .. }
+                | Effect::Connect { .. }
+                | Effect::Splice { .. }
+                | Effect::Disconnect { .. }
                 | Effect::ChannelUp(_) => {}
             }
         }
@@ -279,10 +282,11 @@ impl Shard {
                 }
                 Effect::Release(mut release) => self.release(&mut release),
                 Effect::Exchange => self.exchange(),
-                Effect::Bind { allocation, want, near, owner, until_ns } => {
+                Effect::Bind { allocation, want, protocol: _, near, owner, until_ns } => {
                     self.bind(allocation, &want, near, &owner, until_ns);
                 }
                 Effect::Close { relay } => self.close(relay, batch),
+                Effect::Connect { .. } | Effect::Splice { .. } | Effect::Disconnect { .. } => {}
                 Effect::ChannelUp(path) => self.channel_up(&path),
                 Effect::ChannelDown { relay, number, .. } => self.channel_down(relay, number),
                 Effect::Log(record) => {

@@ -12,7 +12,7 @@ use super::secret::REDACTED;
 use super::units::{BitRate, Delay, Period, Size, Span, Volume};
 use super::{
     Admin, AdminListen, Auth, CertificateFiles, Config, Credential, Limits, Listen, Log, Quota,
-    Secret, Tls,
+    Relay, Secret, Tls,
 };
 
 /// The keys that differ and cannot change while the daemon runs, as dotted names
@@ -33,6 +33,7 @@ pub fn reloaded(old: &Config, new: Config) -> Config {
     let limits = Limits {
         permissions_per_allocation: new.limits.permissions_per_allocation,
         channels_per_allocation: new.limits.channels_per_allocation,
+        connections_per_allocation: new.limits.connections_per_allocation,
         old_channel_numbers: new.limits.old_channel_numbers,
         max_lifetime: new.limits.max_lifetime,
         icmp_per_allocation: new.limits.icmp_per_allocation,
@@ -52,6 +53,7 @@ pub fn reloaded(old: &Config, new: Config) -> Config {
     };
     Config {
         auth: Auth { database: old.auth.database.clone(), ..new.auth },
+        relay: Relay { tcp: new.relay.tcp, ..old.relay.clone() },
         peers: new.peers,
         limits,
         quota,
@@ -164,6 +166,7 @@ fn top_level(config: &Config) -> Vec<Setting> {
         set("listen", list(listeners)),
         optional("relay.addresses", addresses, "the address of the default route of each family"),
         set("relay.ports", quoted(&ports)),
+        set("relay.tcp", relay.tcp.to_string()),
         set("peers.allow", list(peers.allow.iter().map(quoted))),
         set("peers.deny", list(peers.deny.iter().map(quoted))),
         set("peers.nat64", list(peers.nat64.iter().map(quoted))),
@@ -235,6 +238,7 @@ fn limits(config: &Config) -> Vec<Setting> {
         ),
         set("limits.permissions_per_allocation", limits.permissions_per_allocation.to_string()),
         set("limits.channels_per_allocation", limits.channels_per_allocation.to_string()),
+        set("limits.connections_per_allocation", limits.connections_per_allocation.to_string()),
         set("limits.old_channel_numbers", limits.old_channel_numbers.to_string()),
         set("limits.max_lifetime", quoted(&Span(limits.max_lifetime))),
         set("limits.unauthenticated_per_source", quoted(&limits.unauthenticated_per_source)),

@@ -168,6 +168,8 @@ pub struct Relay {
     pub addresses: Vec<RelayAddress>,
     /// Ports of relayed transport addresses; at least two, none of them 0.
     pub ports: RangeInclusive<u16>,
+    /// Whether there are TCP allocations (RFC 6062).
+    pub tcp: bool,
 }
 
 /// An address to relay from, and what the world calls it. Both are of one family.
@@ -239,6 +241,8 @@ pub struct Limits {
     pub permissions_per_allocation: u32,
     /// Channels of one allocation; 1 to 4096.
     pub channels_per_allocation: u32,
+    /// Connections to and from peers of one TCP allocation; 1 to 1024.
+    pub connections_per_allocation: u32,
     /// Whether clients of RFC 5766 may bind its channel numbers above 0x4FFF.
     pub old_channel_numbers: bool,
     /// Upper bound of LIFETIME: 10 minutes to 24 hours.
@@ -496,6 +500,7 @@ impl Config {
             relay: Relay {
                 addresses: vec![RelayAddress { local: loopback.into(), external: loopback.into() }],
                 ports: raw.relay.ports.into_inner().0,
+                tcp: raw.relay.tcp.into_inner(),
             },
             auth: Auth {
                 rest_secrets: vec![secret],

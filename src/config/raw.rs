@@ -203,9 +203,13 @@ keys! {
         /// mixed, IPv4 and IPv6. Without it: the address of the default route of each family.
         Example addresses: Vec<Spanned<RawRelayAddress>>
             = "[\"203.0.113.7\", { local = \"10.0.0.5\", external = \"203.0.113.8\" }]", Restart;
-        /// UDP ports of the relayed transport addresses, both ends included. Open them in the
-        /// firewall. No listener may lie within.
+        /// Ports of the relayed transport addresses, both ends included: UDP, and TCP for the
+        /// allocations of RFC 6062. Open them in the firewall. No listener may lie within.
         Default ports: Ports = "\"49152-65535\"", Restart;
+        /// Whether clients that come over TCP or TLS may have TCP allocations (RFC 6062), with
+        /// which they reach peers over TCP. Peers are refused as `[peers]` says, as for UDP. With
+        /// `false` such an Allocate is answered with 442.
+        Default tcp: bool = "true", Live;
     }
 }
 
@@ -299,6 +303,8 @@ keys! {
         Default permissions_per_allocation: Count = "256", Live;
         /// Channels that one allocation may have bound; at most 4096.
         Default channels_per_allocation: Count = "256", Live;
+        /// Connections to and from peers that one TCP allocation may have at a time (RFC 6062).
+        Default connections_per_allocation: Count = "64", Live;
         /// Whether clients of RFC 5766 may bind its channel numbers 0x5000 to 0x7FFF, which RFC 8656
         /// took away. Some choose among all of them at random, coturn's turnutils_uclient before
         /// 4.16 for one. A client that knows RFC 8489's PASSWORD-ALGORITHM is never allowed them.

@@ -104,6 +104,7 @@ pub(super) fn unchecked_limits(raw: &RawLimits) -> Limits {
         allocations: derived_if_zero(&raw.allocations),
         permissions_per_allocation: raw.permissions_per_allocation.get_ref().0,
         channels_per_allocation: raw.channels_per_allocation.get_ref().0,
+        connections_per_allocation: raw.connections_per_allocation.get_ref().0,
         old_channel_numbers: *raw.old_channel_numbers.get_ref(),
         max_lifetime: raw.max_lifetime.get_ref().0,
         unauthenticated_per_source: *raw.unauthenticated_per_source.get_ref(),
@@ -204,6 +205,7 @@ impl Checks<'_> {
         let seconds = |count| Span(Duration::from_secs(count));
         self.between(&raw.permissions_per_allocation, Count(1), Count(65_536));
         self.between(&raw.channels_per_allocation, Count(1), Count(4_096));
+        self.between(&raw.connections_per_allocation, Count(1), Count(1_024));
         self.between(&raw.max_lifetime, seconds(600), seconds(86_400));
         self.between(&raw.unauthenticated_burst, Count(1), Count(u32::MAX));
         self.between(&raw.socket_buffer, Size(64 << 10), Size(1024 * MIB));

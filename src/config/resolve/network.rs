@@ -178,7 +178,7 @@ impl Checks<'_> {
                 }
             }
         }
-        let relay = Relay { addresses, ports };
+        let relay = Relay { addresses, ports, tcp: *raw.tcp.get_ref() };
         for listener in listeners {
             self.not_among_relay_ports(listener, &relay, raw.addresses.is_none());
         }
