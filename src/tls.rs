@@ -9,6 +9,8 @@
 //! A shard takes the [`store::Store`]'s snapshot for each connection it accepts. A connection
 //! keeps what it began with, so a new certificate ends none.
 
+#[cfg(test)]
+mod authority;
 pub mod certificates;
 pub mod session;
 pub mod snapshot;

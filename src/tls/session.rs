@@ -237,8 +237,11 @@ fn read_hello(records: &[u8], out: &mut Vec<u8>) -> Result<Option<Hello>, Sessio
     if records.first().is_some_and(|&kind| kind != HANDSHAKE) {
         return Err(SessionError::NotTls);
     }
+    if record_len(records).is_some_and(|len| len > MAX_RECORD) {
+        return Err(SessionError::TooLong);
+    }
     if !has_record(records) {
-        return if records.len() > MAX_PENDING { Err(SessionError::TooLong) } else { Ok(None) };
+        return Ok(None);
     }
     let mut acceptor = Acceptor::default();
     let mut unread = records;
@@ -266,12 +269,13 @@ const HANDSHAKE: u8 = 22;
 
 /// Whether `records` begins with a whole record.
 fn has_record(records: &[u8]) -> bool {
-    match records {
-        [_, _, _, high, low, rest @ ..] => {
-            rest.len() >= usize::from(u16::from_be_bytes([*high, *low]))
-        }
-        _ => false,
-    }
+    record_len(records).is_some_and(|len| records.len() >= len)
+}
+
+/// How long the first record is with its header, if that is there.
+fn record_len(records: &[u8]) -> Option<usize> {
+    let [_, _, _, high, low, ..] = records else { return None };
+    Some(5 + usize::from(u16::from_be_bytes([*high, *low])))
 }
 
 /// Moves the plaintext that waits in the connection to `plain`; returns where it ends. The bytes
