@@ -16,6 +16,7 @@ use crate::database::Database;
 use crate::load::LoadCommand;
 use crate::operate::{self, Done, KillArgs, OperateError, SessionsArgs, StatusArgs};
 use crate::run::{self, ServeError};
+use crate::tls::Snapshot;
 use crate::user::{self, UserCommand, UserError};
 use crate::{credentials, init};
 
@@ -207,7 +208,11 @@ fn ended(served: Result<(), ServeError>) -> ExitCode {
 }
 
 fn check(path: &Path) -> ExitCode {
-    let checked = load(path).and_then(|config| check_database(&config).map(|()| config));
+    let checked = load(path).and_then(|config| {
+        check_database(&config)?;
+        check_certificates(&config)?;
+        Ok(config)
+    });
     match checked {
         Ok(config) => print(&format!(
             "# {} can be used. In force, secrets redacted:\n{}",
@@ -226,6 +231,28 @@ fn check_database(config: &Config) -> Result<(), ExitCode> {
         say(format_args!("{place}: {error}"));
         ExitCode::from(if error.is_input() { WRONG_INPUT } else { 1 })
     })
+}
+
+/// Reads the certificates that a configuration names, prints what is wrong with them.
+fn check_certificates(config: &Config) -> Result<(), ExitCode> {
+    if config.tls.certificates.is_empty() {
+        return Ok(());
+    }
+    let now_s = i64::try_from(credentials::unix_now()).unwrap_or(i64::MAX);
+    match Snapshot::load(&config.tls, None, now_s) {
+        Ok((_, warnings)) => {
+            for warning in warnings {
+                say(format_args!("warning: {warning}"));
+            }
+            Ok(())
+        }
+        Err(problems) => {
+            for problem in problems {
+                say(format_args!("{}", problem.at(&config.places)));
+            }
+            Err(ExitCode::from(WRONG_INPUT))
+        }
+    }
 }
 
 /// Loads a configuration, prints its warnings or errors.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use turnway_relay::auth::rest_password;
 
-use crate::config::{Config, Secret, Transport};
+use crate::config::{Config, Listen, Secret, Transport};
 use crate::run::machine;
 
 /// A username and password that expire.
@@ -64,7 +64,7 @@ pub fn mint(
     Ok(Credentials { username, password: Secret::new(password) })
 }
 
-/// The `turn:` URIs (RFC 7065) of a configuration's listeners, UDP first.
+/// The `turn:` and `turns:` URIs (RFC 7065) of a configuration's listeners, UDP first.
 ///
 /// A listener's host is `host` if given, else its own address as peers know it, else (for
 /// `0.0.0.0` and `[::]`) the first external relay address of its family, which is the default
@@ -76,8 +76,8 @@ pub fn mint(
 pub fn uris(config: &Config, host: Option<&str>) -> Result<Vec<String>, CredentialsError> {
     let host = host.map(check_host).transpose()?;
     let mut uris = Vec::new();
-    for wanted in [Transport::Udp, Transport::Tcp] {
-        for listener in config.listen.iter().filter(|listener| listener.transport == wanted) {
+    for wanted in Way::ALL {
+        for listener in config.listen.iter().filter(|listener| wanted.is_spoken(listener)) {
             let own = || public_address(config, listener.address).map(bracketed);
             let Some(host) = host.clone().or_else(own) else {
                 continue;
@@ -105,7 +105,7 @@ pub fn uris(config: &Config, host: Option<&str>) -> Result<Vec<String>, Credenti
 /// When `host` is not a host name or address.
 pub fn default_uris(host: &str) -> Result<Vec<String>, CredentialsError> {
     let host = check_host(host)?;
-    Ok([Transport::Udp, Transport::Tcp].map(|transport| uri(&host, 3478, transport)).to_vec())
+    Ok([Way::Udp, Way::Tcp].map(|way| uri(&host, 3478, way)).to_vec())
 }
 
 /// `{"iceServers": [...]}`, ready for `new RTCPeerConnection(...)`, indented.
@@ -183,8 +183,37 @@ fn public_address(config: &Config, listener: SocketAddr) -> Option<IpAddr> {
     Some(relay.map_or(ip, |relay| relay.external))
 }
 
-fn uri(host: &str, port: u16, transport: Transport) -> String {
-    format!("turn:{host}:{port}?transport={transport}")
+/// How a client may reach a listener, in the order of the URIs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Udp,
+    Tcp,
+    Tls,
+    Dtls,
+}
+
+impl Way {
+    const ALL: [Self; 4] = [Self::Udp, Self::Tcp, Self::Tls, Self::Dtls];
+
+    fn is_spoken(self, listener: &Listen) -> bool {
+        match listener.transport {
+            Transport::Udp => self == Self::Udp,
+            Transport::Tcp => self == Self::Tcp,
+            Transport::Tls => self == Self::Tls,
+            Transport::Dtls => self == Self::Dtls,
+            Transport::Auto => true,
+        }
+    }
+}
+
+fn uri(host: &str, port: u16, way: Way) -> String {
+    let (scheme, transport) = match way {
+        Way::Udp => ("turn", "udp"),
+        Way::Tcp => ("turn", "tcp"),
+        Way::Tls => ("turns", "tcp"),
+        Way::Dtls => ("turns", "udp"),
+    };
+    format!("{scheme}:{host}:{port}?transport={transport}")
 }
 
 fn bracketed(address: IpAddr) -> String {

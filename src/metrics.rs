@@ -29,6 +29,7 @@ use crate::ledger::SharedLedger;
 use crate::log::Drops;
 use crate::mailbox::Board;
 use crate::ports::Ports;
+use crate::tls::Store;
 
 pub use families::reference_markdown;
 
@@ -50,6 +51,8 @@ pub struct View {
     pub ledger: Arc<SharedLedger>,
     /// The data path in the kernel, where there is one.
     pub offload: Option<Arc<Offload>>,
+    /// The certificates, where there are any.
+    pub certificates: Option<Arc<Store>>,
     /// How often the database failed.
     pub database_errors: Arc<AtomicU64>,
     /// Log records left out.

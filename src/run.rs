@@ -6,6 +6,7 @@
 //! 3. Shards start, each in its thread; the control plane runs on this one.
 //! 4. Signals: SIGHUP reloads, SIGTERM drains, SIGINT or a second SIGTERM stops at once.
 
+mod certificates;
 mod control;
 mod doors;
 pub(crate) mod machine;
@@ -36,6 +37,7 @@ use crate::offload;
 use crate::ports::{Ports, RelayAddrs};
 use crate::shard::{Parts, Shard, StreamLimits};
 
+use certificates::Keeper;
 use doors::{Doors, bind_admin, bind_listeners, bind_metrics};
 use machine::Capacity;
 
@@ -84,6 +86,7 @@ pub fn serve(
     let capacity = Capacity::of(&config, &relays, shards)?;
     capacity.say(shards);
 
+    let certificates = certificates::open(&config)?;
     let doors = bind_listeners(&config, shards)?;
     let metrics = bind_metrics(&config)?;
     let admin = bind_admin(&config)?;
@@ -114,6 +117,7 @@ pub fn serve(
         shared: Arc::clone(&shared),
         ledger,
         offload,
+        certificates: certificates.clone(),
         database_errors: accounts.as_ref().map_or_else(Arc::default, Accounts::errors),
         log_drops: log.drops(&records),
         ready: Arc::new(AtomicBool::new(false)),
@@ -125,6 +129,7 @@ pub fn serve(
     let threads = start(crew.shards, writer)?;
     announce();
     let mailboxes = crew.mailboxes.into();
+    let certificates = certificates.map(|store| Keeper::new(store, config.tls.clone()));
     let controlled = control::run(control::Control {
         config,
         path,
@@ -134,6 +139,7 @@ pub fn serve(
         changed_users,
         rules: [Some(rules), None],
         zones: clerk.as_ref().map(Clerk::zones),
+        certificates,
         level,
         mailboxes,
         view,

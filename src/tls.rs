@@ -18,5 +18,5 @@ pub mod store;
 
 pub use certificates::Certificate;
 pub use session::{Alpn, Received, Session, SessionError};
-pub use snapshot::Snapshot;
-pub use store::{Store, Watch};
+pub use snapshot::{Problem, Snapshot};
+pub use store::{Found, Store, Watch};

@@ -1,8 +1,9 @@
 //! Every metric, defined once.
 //!
-//! Labels come from fixed vocabularies only, and every combination is always there, so that
-//! `rate()` works from the first scrape and no client can make the answer longer.
+//! Labels come from fixed vocabularies and the configuration only, and every combination is always
+//! there, so that `rate()` works from the first scrape and no client can make the answer longer.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use prometheus_client::collector::Collector;
@@ -15,9 +16,10 @@ use turnway_relay::{EndReason, Outcome, Quota, Reason, Request, Traffic, Transpo
 use super::reading::Reading;
 
 mod offload;
+mod tls;
 
 /// The values of a family's labels in their order, and the figure.
-type Samples = Vec<(Vec<&'static str>, u64)>;
+type Samples = Vec<(Vec<Cow<'static, str>>, u64)>;
 
 /// Metrics that differ in their labels' values only.
 struct Family {
@@ -41,7 +43,7 @@ enum Kind {
 
 /// All of them, in the order in which they are shown.
 fn families() -> impl Iterator<Item = &'static Family> {
-    RELAY.iter().chain(offload::FAMILIES)
+    RELAY.iter().chain(offload::FAMILIES).chain(tls::FAMILIES)
 }
 
 const RELAY: &[Family] = &[
@@ -75,7 +77,7 @@ const RELAY: &[Family] = &[
             let of_side = |(side, drops): (&'static str, [u64; Reason::COUNT])| {
                 Reason::ALL
                     .iter()
-                    .map(move |reason| (vec![side, reason.label()], drops[reason.index()]))
+                    .map(move |reason| (values([side, reason.label()]), drops[reason.index()]))
             };
             sides.into_iter().flat_map(of_side).collect()
         },
@@ -88,7 +90,7 @@ const RELAY: &[Family] = &[
         samples: |now| {
             let of_method = |&request: &Request| {
                 Outcome::ALL.iter().map(move |&outcome| {
-                    let labels = vec![request.label(), outcome.label()];
+                    let labels = values([request.label(), outcome.label()]);
                     (labels, now.rules.count(request, outcome))
                 })
             };
@@ -347,7 +349,7 @@ const RELAY: &[Family] = &[
 /// `figures` are those of one transport: to peers, to clients.
 fn by_direction_and_transport(now: &Reading, figures: fn(&Traffic) -> [u64; 2]) -> Samples {
     let sample = |way: &'static str, at: usize| {
-        Transport::ALL.map(|it| (vec![way, it.label()], figures(&now.rules.traffic_of(it))[at]))
+        Transport::ALL.map(|it| (values([way, it.label()]), figures(&now.rules.traffic_of(it))[at]))
     };
     [sample("to_peer", 0), sample("to_client", 1)].into_iter().flatten().collect()
 }
@@ -357,7 +359,11 @@ fn single(figure: u64) -> Samples {
 }
 
 fn labelled(figures: impl IntoIterator<Item = (&'static str, u64)>) -> Samples {
-    figures.into_iter().map(|(label, figure)| (vec![label], figure)).collect()
+    figures.into_iter().map(|(label, figure)| (values([label]), figure)).collect()
+}
+
+fn values<const N: usize>(labels: [&'static str; N]) -> Vec<Cow<'static, str>> {
+    labels.map(Cow::Borrowed).into()
 }
 
 /// All metrics in the OpenMetrics text format.
@@ -384,7 +390,8 @@ impl Collector for Taken {
             };
             let mut metric = encoder.encode_descriptor(family.name, family.help, None, kind)?;
             for (values, figure) in samples {
-                let labels: Vec<_> = family.labels.iter().copied().zip(values.clone()).collect();
+                let values = values.iter().map(Cow::as_ref);
+                let labels: Vec<_> = family.labels.iter().copied().zip(values).collect();
                 encode(&mut metric, family.kind, &labels, *figure)?;
             }
         }
@@ -450,8 +457,8 @@ fn row(family: &Family, samples: &Samples) -> String {
         Kind::Info => ("_info", "info"),
     };
     let cell = |(at, label): (usize, &&str)| {
-        if family.kind == Kind::Info {
-            // Its value changes with each release.
+        if family.kind == Kind::Info || samples.is_empty() {
+            // Its value changes with each release, or is the operator's.
             return format!("`{label}`");
         }
         let mut values: Vec<String> = Vec::new();

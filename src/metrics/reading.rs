@@ -11,6 +11,7 @@ use turnway_relay::ports::Counts;
 
 use super::View;
 use crate::mailbox::IoStats;
+use crate::tls::{Certificate, Store};
 
 /// What the metrics are made from.
 #[derive(Debug, Default)]
@@ -27,6 +28,16 @@ pub(super) struct Reading {
     pub(super) database_errors: u64,
     pub(super) process: Process,
     pub(super) offload: Option<Figures>,
+    pub(super) certificates: Certificates,
+}
+
+/// What is known of the certificates in force.
+#[derive(Debug, Default)]
+pub(super) struct Certificates {
+    /// Name, file, and when it ends in seconds since 1970.
+    pub(super) in_force: Vec<(String, String, u64)>,
+    pub(super) reloads: u64,
+    pub(super) failures: u64,
 }
 
 /// What the system knows of this process. What it does not tell is 0.
@@ -52,6 +63,7 @@ impl Reading {
                 started_s: view.started.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
                 ..Process::read()
             },
+            certificates: view.certificates.as_deref().map(Certificates::of).unwrap_or_default(),
             offload: view.offload.as_ref().map(|offload| offload.figures()),
             database_errors: view.database_errors.load(Ordering::Relaxed),
             ..Self::default()
@@ -72,6 +84,18 @@ impl Reading {
             reading.rules.requests[method.index()][outcome.index()] += answered;
         }
         reading
+    }
+}
+
+impl Certificates {
+    fn of(store: &Store) -> Self {
+        let (reloads, failures) = store.reloads();
+        let snapshot = store.current();
+        let facts = |it: &Certificate| {
+            let file = it.files.certificate.display().to_string();
+            (it.name().to_owned(), file, u64::try_from(it.not_after_s).unwrap_or(0))
+        };
+        Self { in_force: snapshot.certificates.iter().map(facts).collect(), reloads, failures }
     }
 }
 

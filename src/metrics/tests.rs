@@ -47,6 +47,7 @@ fn view(shards: usize) -> Arc<View> {
         shared,
         ledger: Arc::new(SharedLedger::new(Arc::default(), NOW_NS)),
         offload: None,
+        certificates: None,
         database_errors: Arc::default(),
         log_drops: log::Drops::default(),
         ready: Arc::new(AtomicBool::new(true)),
@@ -118,7 +119,7 @@ fn scrape(view: &View) -> Shown {
 fn label_values_are_the_vocabulary_and_every_combination_is_there() {
     let shown = scrape(&view(2));
     let directions = ["to_peer", "to_client"];
-    let transports = ["udp", "tcp"];
+    let transports = Transport::ALL.map(Transport::label);
     let reasons: Vec<&str> = Reason::ALL.iter().map(|reason| reason.label()).collect();
     let outcomes: Vec<&str> = Outcome::ALL.iter().map(|outcome| outcome.label()).collect();
     let methods: Vec<&str> = Request::ALL.iter().map(|request| request.label()).collect();
@@ -150,6 +151,7 @@ fn label_values_are_the_vocabulary_and_every_combination_is_there() {
         ("turnway_offload_outcomes_total", &[("outcome", &kernel)]),
         ("turnway_offload_paths_refused_total", &[("reason", &refusals)]),
         ("turnway_offload_interfaces", &[("mode", &["native", "generic", "off"])]),
+        ("turnway_certificate_reloads_total", &[("outcome", &["success", "failure"])]),
     ];
     let mut series = 0;
     for (name, labels) in labelled {

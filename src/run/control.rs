@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use turnway_relay::Shared;
 use turnway_udp::system::{give_heap_back, separate_large_pieces};
 
+use super::certificates::Keeper;
 use super::{ServeError, machine, rules};
 use crate::accounts::Zones;
 use crate::admin::{self, Door, Subject, Token};
@@ -28,6 +29,9 @@ use crate::shard::clock;
 
 /// How often reservations are looked after, and the watchdog is told that all is well.
 const TICK: Duration = Duration::from_millis(500);
+
+/// How often the files of certificates are looked at.
+const CERTIFICATES: Duration = Duration::from_secs(1);
 
 /// How often this machine's addresses are looked at.
 const LOOK: Duration = Duration::from_secs(30);
@@ -55,6 +59,8 @@ pub(super) struct Control {
     pub(super) users: Vec<UserRow>,
     pub(super) changed_users: mpsc::UnboundedReceiver<Vec<UserRow>>,
     pub(super) zones: Option<Zones>,
+    /// The certificates, if there are any.
+    pub(super) certificates: Option<Keeper>,
     pub(super) level: Level,
     pub(super) mailboxes: Arc<[Mailbox]>,
     pub(super) view: Arc<View>,
@@ -113,11 +119,13 @@ impl Control {
         notify(&[NotifyState::Ready]);
         let mut tick = tokio::time::interval(TICK);
         let mut look = tokio::time::interval(LOOK);
+        let mut certificates = tokio::time::interval(CERTIFICATES);
         let mut heap = Heap::default();
         loop {
             tokio::select! {
                 _ = tick.tick() => self.on_tick(&mut heap),
                 _ = look.tick() => self.look_around(),
+                _ = certificates.tick() => self.look_at_certificates(),
                 _ = signals.hang_up.recv() => self.reload(),
                 Some(users) = self.changed_users.recv() => self.adopt_users(users),
                 _ = signals.interrupt.recv() => break,
@@ -224,6 +232,9 @@ impl Control {
                 if let Some(zones) = &self.zones {
                     zones.set(merged.quota.time_zone.clone());
                 }
+                if let Some(certificates) = &mut self.certificates {
+                    certificates.reload(&merged.tls);
+                }
                 self.config = merged;
                 tracing::info!("reloaded");
             }
@@ -257,6 +268,12 @@ impl Control {
         }
     }
 
+    fn look_at_certificates(&mut self) {
+        if let Some(certificates) = &mut self.certificates {
+            certificates.look();
+        }
+    }
+
     /// Looks whether this machine has other addresses than it had: our listeners are behind them
     /// too, and no peer.
     fn look_around(&mut self) {
@@ -286,10 +303,12 @@ impl Control {
         let mut tick = tokio::time::interval(TICK);
         let mut look = tokio::time::interval(DRAIN_TICK);
         let mut around = tokio::time::interval(LOOK);
+        let mut certificates = tokio::time::interval(CERTIFICATES);
         while self.shared.allocations.count() > 0 && began.elapsed() < timeout {
             tokio::select! {
                 _ = look.tick() => {}
                 _ = around.tick() => self.look_around(),
+                _ = certificates.tick() => self.look_at_certificates(),
                 Some(users) = self.changed_users.recv() => self.adopt_users(users),
                 _ = tick.tick() => {
                     self.on_tick(heap);

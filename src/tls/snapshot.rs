@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::certificates::{self, Certificate, Chooser};
 use super::session::Alpn;
-use crate::config::{ClientCertificates, Tls, TlsVersion, Warnings};
+use crate::config::{ClientCertificates, Places, Tls, TlsVersion, Warnings};
 
 /// Sessions of TLS 1.2 clients that know no tickets, remembered at a time: some 400 bytes each.
 const REMEMBERED_SESSIONS: usize = 4096;
@@ -33,41 +33,69 @@ pub struct Snapshot {
     resumption: Resumption,
 }
 
+/// What is wrong with a file, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    of: Part,
+    /// It names the file.
+    pub text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Certificate(usize),
+    ClientCa,
+    Machine,
+}
+
+impl Problem {
+    /// The text behind the place in the configuration that names the file.
+    #[must_use]
+    pub fn at(&self, places: &Places) -> String {
+        let place = match self.of {
+            Part::Certificate(index) => places.certificates.get(index),
+            Part::ClientCa => places.client_ca.as_ref(),
+            Part::Machine => None,
+        };
+        format!("{}: {}", place.map_or("[tls]", String::as_str), self.text)
+    }
+}
+
 impl Snapshot {
     /// Reads and checks all files that `tls` names. Clients resume sessions that began with
     /// `before`. `now_s` is in seconds since 1970.
     ///
     /// # Errors
     ///
-    /// All problems found, one text each, which names the file.
+    /// All problems found.
     pub fn load(
         tls: &Tls,
         before: Option<&Self>,
         now_s: i64,
-    ) -> Result<(Self, Warnings), Vec<String>> {
+    ) -> Result<(Self, Warnings), Vec<Problem>> {
         let mut problems = Vec::new();
         let mut warnings = Vec::new();
         let mut loaded = Vec::new();
-        for files in &tls.certificates {
+        for (index, files) in tls.certificates.iter().enumerate() {
             match Certificate::load(files, now_s) {
                 Ok((certificate, doubts)) => {
                     loaded.push(certificate);
                     warnings.extend(doubts);
                 }
-                Err(problem) => problems.push(problem),
+                Err(text) => problems.push(Problem { of: Part::Certificate(index), text }),
             }
         }
         let authority = match &tls.client_ca {
             Some(path) if tls.client_certificates != ClientCertificates::Off => {
                 Authority::load(path, tls.client_certificates)
                     .map(Some)
-                    .map_err(|problem| problems.push(problem))
+                    .map_err(|text| problems.push(Problem { of: Part::ClientCa, text }))
             }
             Some(_) | None => Ok(None),
         };
         let (Ok(authority), true) = (authority, problems.is_empty()) else { return Err(problems) };
         let made = Self::make(tls, loaded.into(), authority, before);
-        made.map(|made| (made, warnings)).map_err(|problem| vec![problem])
+        made.map(|made| (made, warnings)).map_err(|text| vec![Problem { of: Part::Machine, text }])
     }
 
     /// What a new connection is made with; `alpn` where the client offers a protocol that we know,

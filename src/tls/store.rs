@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 
 use super::certificates::date;
-use super::snapshot::Snapshot;
+use super::snapshot::{Problem, Snapshot};
 use crate::config::{Tls, Warnings};
 
 /// What shards take their snapshots from. Reading it takes no lock.
@@ -56,7 +56,7 @@ pub struct Watch {
     /// The files at the last look.
     last: Fingerprint,
     /// What was wrong when it was last said.
-    said: Vec<String>,
+    said: Vec<Problem>,
 }
 
 /// What a look at the files found.
@@ -67,7 +67,7 @@ pub enum Found {
     /// New certificates are in force; what is doubtful about them.
     Loaded(Warnings),
     /// What is there now cannot be used, for the first time.
-    Refused(Vec<String>),
+    Refused(Vec<Problem>),
 }
 
 impl Watch {

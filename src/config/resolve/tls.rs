@@ -25,8 +25,15 @@ impl Checks<'_> {
     pub(super) fn tls(&mut self, raw: &RawTls, listeners: &[Spanned<Listen>]) -> Tls {
         let seconds = |count| Span(Duration::from_secs(count));
         self.between(&raw.handshake_timeout, seconds(1), seconds(300));
-        let certificates: Vec<_> =
-            raw.certificate.iter().filter_map(|table| self.certificate(table)).collect();
+        let mut certificates: Vec<CertificateFiles> = Vec::new();
+        for table in &raw.certificate {
+            let Some(files) = self.certificate(table) else { continue };
+            if certificates.iter().any(|other| other.certificate == files.certificate) {
+                let file = files.certificate.display();
+                self.error(table.span(), format!("{file} is there already; remove one"));
+            }
+            certificates.push(files);
+        }
         if raw.certificate.is_empty() {
             for listener in listeners.iter().filter(|it| it.get_ref().transport.is_secured()) {
                 let transport = listener.get_ref().transport;

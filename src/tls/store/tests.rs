@@ -39,7 +39,9 @@ impl World {
 
 fn refused(found: Found) -> String {
     match found {
-        Found::Refused(problems) => problems.join("\n"),
+        Found::Refused(problems) => {
+            problems.into_iter().map(|problem| problem.text).collect::<Vec<_>>().join("\n")
+        }
         Found::Nothing | Found::Loaded(_) => panic!("{found:?}"),
     }
 }
