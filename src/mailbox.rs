@@ -140,6 +140,30 @@ pub struct IoStats {
     pub tcp_idle_closed: u64,
     /// Datagrams dropped because a TCP client did not read.
     pub tcp_queue_drops: u64,
+    /// TLS handshakes completed.
+    pub tls_handshakes: u64,
+    /// TLS handshakes that failed.
+    pub tls_handshake_failures: u64,
+    /// Connections and DTLS sessions ended because their handshake took too long.
+    pub handshake_timeouts: u64,
+    /// Connections of proxies that did not begin with a PROXY header.
+    pub proxy_errors: u64,
+    /// Connections and DTLS sessions turned away because their source had too many.
+    pub source_refused: u64,
+    /// Gauge: DTLS sessions now.
+    pub dtls_sessions: u64,
+    /// ClientHellos without a cookie that were answered with one.
+    pub dtls_hellos: u64,
+    /// Datagrams of strangers that are no ClientHello.
+    pub dtls_ignored: u64,
+    /// DTLS handshakes completed.
+    pub dtls_handshakes: u64,
+    /// DTLS handshakes that failed.
+    pub dtls_handshake_failures: u64,
+    /// DTLS sessions turned away because there were too many.
+    pub dtls_refused: u64,
+    /// DTLS sessions ended because they had no allocation for too long.
+    pub dtls_idle_closed: u64,
     /// How often accepting was paused because descriptors ran out.
     pub accept_paused: u64,
     /// Pauses that let datagrams gather.
@@ -161,6 +185,18 @@ impl IoStats {
         self.tcp_protocol_errors += other.tcp_protocol_errors;
         self.tcp_idle_closed += other.tcp_idle_closed;
         self.tcp_queue_drops += other.tcp_queue_drops;
+        self.tls_handshakes += other.tls_handshakes;
+        self.tls_handshake_failures += other.tls_handshake_failures;
+        self.handshake_timeouts += other.handshake_timeouts;
+        self.proxy_errors += other.proxy_errors;
+        self.source_refused += other.source_refused;
+        self.dtls_sessions += other.dtls_sessions;
+        self.dtls_hellos += other.dtls_hellos;
+        self.dtls_ignored += other.dtls_ignored;
+        self.dtls_handshakes += other.dtls_handshakes;
+        self.dtls_handshake_failures += other.dtls_handshake_failures;
+        self.dtls_refused += other.dtls_refused;
+        self.dtls_idle_closed += other.dtls_idle_closed;
         self.accept_paused += other.accept_paused;
         self.pauses += other.pauses;
         self.offloaded.add(other.offloaded);

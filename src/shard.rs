@@ -6,6 +6,7 @@
 //! allocated. A received datagram stays where the kernel put it until it is sent on.
 
 mod datagrams;
+mod dtls;
 mod kernel;
 mod pace;
 mod streams;
@@ -20,11 +21,12 @@ use turnway_offload::Offload;
 use turnway_relay::effect::{ChannelPath, VolumeSpent};
 use turnway_relay::ledger::{Count, Last, Release};
 use turnway_relay::{
-    AllocationId, Client, Effect, Event, Mirror, Now, Record, RelayId, Server, Want,
+    AllocationId, Client, Effect, Event, Mirror, Now, Record, RelayId, Server, Transport, Want,
 };
 use turnway_udp::{self as udp, Events, Interest, Poller, ReceiveBatch, SendBatch};
 use turnway_wire::Family;
 
+use crate::io::door::Entrance;
 use crate::io::tcp::{Connections, Full};
 use crate::io::udp::{Listener, RelaySockets};
 use crate::ledger::SharedLedger;
@@ -32,6 +34,7 @@ use crate::log::Records;
 use crate::mailbox::{Board, Command, Inbox, IoStats, PLACES_PER_PAGE, SessionPage};
 use crate::ports::{self, Ports};
 
+use dtls::Dtls;
 use kernel::Kernel;
 use pace::{Metronome, Pace, Rest};
 
@@ -39,8 +42,12 @@ use pace::{Metronome, Pace, Rest};
 /// found to be faster, and each of these takes a [`SLOT`].
 const BATCH: usize = 32;
 
-/// Bytes of a batch's slot: the largest frame of a stream, a little more than any datagram.
-const SLOT: usize = 4 + 65_535 + 1024;
+/// Bytes of a batch's slot: the beginning of the largest frame of a stream and the largest TLS
+/// record behind it, more than any datagram.
+const SLOT: usize = 4 + 65_535 + RECORD;
+
+/// A little more than the largest record of TLS.
+const RECORD: usize = 17 * 1024;
 
 /// After so many events, or as much work, the listeners have their turn again: behind each relay
 /// socket is one client, behind a listener are all.
@@ -73,9 +80,11 @@ pub struct Parts {
     pub records: Records,
     /// Bound UDP listeners.
     pub udp: Vec<Listener>,
-    /// Bound TCP listeners.
+    /// Bound TCP listeners, in the order of the entrance's doors.
     pub tcp: Vec<udp::TcpListenerFd>,
-    /// Bounds of the TCP side.
+    /// Who may come in through the TCP listeners, and the certificates.
+    pub entrance: Arc<Entrance>,
+    /// Bounds of connections and sessions.
     pub streams: StreamLimits,
     /// The data path in the kernel, where there is one.
     pub offload: Option<Arc<Offload>>,
@@ -83,15 +92,19 @@ pub struct Parts {
     pub wakeup_delay: Duration,
 }
 
-/// What bounds a shard's TCP connections.
+/// What bounds a shard's connections and DTLS sessions.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamLimits {
     /// Connections at a time.
     pub connections: usize,
     /// Bytes queued for a client that does not read.
     pub send_queue: usize,
-    /// How long a connection may be without an allocation or a message.
+    /// How long a connection, or a DTLS session, may be without an allocation.
     pub idle: Duration,
+    /// How long its handshake may take.
+    pub handshake: Duration,
+    /// DTLS sessions at a time.
+    pub sessions: usize,
 }
 
 /// A shard at work.
@@ -100,6 +113,7 @@ pub struct Shard {
     poller: Poller,
     relays: RelaySockets,
     connections: Connections,
+    dtls: Option<Dtls>,
     sends: SendBatch,
     reply: Box<[u8; 2048]>,
     stats: IoStats,
@@ -137,16 +151,20 @@ impl Shard {
         let seed = u64::from(parts.index);
         let kernel = parts.offload.as_ref().map(|offload| Kernel(Arc::clone(offload)));
         let pace = Pace::new(parts.wakeup_delay);
+        let now = clock();
+        let secured = parts.udp.iter().any(Listener::takes_dtls);
+        let dtls = secured.then(|| Dtls::new(parts.entrance.certificates(), now.mono_ns));
         Ok(Self {
             parts,
             poller,
             relays: RelaySockets::default(),
             connections: Connections::default(),
+            dtls,
             sends: SendBatch::new(),
             reply: Box::new([0; 2048]),
             stats: IoStats::default(),
             mirror: kernel.map(|kernel| Mirror::new(kernel, seed)),
-            now: clock(),
+            now,
             pace,
             metronome: Metronome::new()?,
             received: 0,
@@ -360,12 +378,12 @@ impl Shard {
     }
 
     fn answer(&mut self, to: &Client, len: usize) {
-        if !to.tuple.transport.is_stream() {
+        match to.tuple.transport {
             // To a Binding request: it leaves with the others of the batch.
-            if len <= udp::send::MAX_PREFIX {
-                return self.queue_answer(to, len);
-            }
-            return self.send_to_client(to, len);
+            Transport::Udp if len <= udp::send::MAX_PREFIX => return self.queue_answer(to, len),
+            Transport::Udp => return self.send_to_client(to, len),
+            Transport::Dtls => return self.reply_dtls(to, len),
+            Transport::Tcp | Transport::Tls => {}
         }
         let limit = self.parts.streams.send_queue;
         let Some(connection) = self.connections.of(to) else { return };
@@ -380,8 +398,10 @@ impl Shard {
     }
 
     fn indicate(&mut self, to: &Client, len: usize) {
-        if !to.tuple.transport.is_stream() {
-            return self.send_to_client(to, len);
+        match to.tuple.transport {
+            Transport::Udp => return self.send_to_client(to, len),
+            Transport::Dtls => return self.reply_dtls(to, len),
+            Transport::Tcp | Transport::Tls => {}
         }
         let limit = self.parts.streams.send_queue;
         let Some(connection) = self.connections.of(to) else { return };
@@ -464,6 +484,7 @@ impl Shard {
         if self.now.mono_ns - self.swept_ns >= SECOND_NS {
             self.swept_ns = self.now.mono_ns;
             self.close_idle(batch);
+            self.look_after_sessions(batch);
         }
     }
 
@@ -510,6 +531,8 @@ impl Shard {
         let due = self.now.mono_ns >= self.published_ns + PUBLISH_NS;
         if self.unpublished && due {
             self.stats.tcp_connections = self.connections.len() as u64;
+            self.stats.dtls_sessions =
+                self.dtls.as_ref().map_or(0, |dtls| dtls.sessions.len() as u64);
             let shown = self.parts.board.publish(self.parts.server.stats(), &self.stats);
             self.published_ns = self.now.mono_ns;
             self.unpublished = !shown;

@@ -37,7 +37,7 @@ impl Sender {
 
     fn send(&mut self, socket: &UdpSocket, to: SocketAddr, burst: &[Vec<u8>]) {
         self.data.clear();
-        self.data.read_stream(&[], &mut &burst.concat()[..]).expect("a slot is free");
+        self.data.read_stream([&[], &[]], &mut &burst.concat()[..]).expect("a slot is free");
         let mut offset = 0;
         for datagram in burst {
             self.sends.push(Outgoing {

@@ -159,7 +159,7 @@ impl Load {
     fn empty(relay: &Relay, transport: Transport) -> Self {
         let mut datagram = ReceiveBatch::new(1);
         let bytes = [&channel_header(CHANNEL, PAYLOAD as u16), &[0xAB; PAYLOAD][..]].concat();
-        datagram.read_stream(&[], &mut &bytes[..]).expect("a slot is free");
+        datagram.read_stream([&[], &[]], &mut &bytes[..]).expect("a slot is free");
         let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
         let peer = SocketAddr::new(relay.ip(), 0);
         Self {

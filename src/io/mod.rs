@@ -1,6 +1,12 @@
-//! The sockets of a shard: `udp` (listeners and relay sockets), `tcp` (clients' streams), and `proxy`
-//! (the PROXY protocol before them).
+//! The sockets of a shard and what is spoken on them.
+//!
+//! - `udp`: listeners and relay sockets; `dtls`: the sessions of DTLS clients
+//! - `tcp`: clients' connections, plain or within TLS, perhaps behind a PROXY header (`proxy`)
+//! - `door`, `sources`: what the shards' listeners have in common
 
+pub mod door;
+pub mod dtls;
 pub mod proxy;
+pub mod sources;
 pub mod tcp;
 pub mod udp;

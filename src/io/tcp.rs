@@ -1,14 +1,24 @@
-//! Clients' TCP connections: bounded buffers both ways, and back-pressure.
+//! Clients' connections, over TCP and over TLS: bounded buffers both ways, and back-pressure.
 //!
-//! What is received is framed in the shard's receive batch; only an incomplete frame is kept here.
-//! What is to be sent is gathered per connection and written once per batch. A client that does
-//! not read loses relayed datagrams; one that does not read its answers either is not read from.
+//! What is received is decrypted and framed in the shard's receive batch; only what is incomplete
+//! is kept here. What is to be sent is gathered per connection, encrypted and written once per
+//! batch. A client that does not read loses relayed datagrams; one that does not read its answers
+//! either is not read from.
+//!
+//! What a connection's bytes are is its [`Layer`], which begins with what its door says: first a
+//! PROXY header perhaps, then TLS or not.
 
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 
 use turnway_relay::{Client, FiveTuple, Link, Transport};
 use turnway_udp::Interest;
+
+use super::door::{Door, Entrance, Speaks};
+use super::proxy::{self, Parsed};
+use super::sources::Place;
+use crate::tls::{Session, SessionError};
 
 /// Room beyond the queue's limit for answers to requests, which are never dropped.
 const ANSWER_ROOM: usize = 64 * 1024;
@@ -16,13 +26,36 @@ const ANSWER_ROOM: usize = 64 * 1024;
 /// Buffers smaller than this are kept when empty, larger ones given back.
 const KEEP_CAPACITY: usize = 4 * 1024;
 
+/// The first byte of a TLS record that begins a handshake (RFC 7983 has it in the same range).
+const TLS_HANDSHAKE: u8 = 22;
+
+/// What the bytes of a connection are.
+pub enum Layer {
+    /// A PROXY header comes first.
+    Proxied,
+    /// TLS or TURN: the next byte tells.
+    Either,
+    /// TURN within TLS.
+    Tls(Box<Session>),
+    /// TURN.
+    Plain,
+}
+
 /// One client's connection.
 pub struct Connection {
     /// The stream, non-blocking.
     pub stream: TcpStream,
     tuple: FiveTuple,
-    /// The beginning of a frame whose end has not come yet.
-    pub carry: Vec<u8>,
+    layer: Layer,
+    /// Which of the entrance's doors it came through.
+    door: u16,
+    /// Its place among the connections from its source; the proxy's do not count.
+    place: Option<Place>,
+    /// What was read and waits for more: the beginning of a frame, and bytes that its layer has
+    /// not taken in.
+    carry: [Vec<u8>; 2],
+    /// Gathered for this batch's end, when it is encrypted to the end of `queue`.
+    plain: Vec<u8>,
     queue: Vec<u8>,
     written: usize,
     /// What the poller watches for.
@@ -31,6 +64,31 @@ pub struct Connection {
     used_ns: u64,
     /// Waiting to be written at the end of the batch.
     dirty: bool,
+}
+
+/// What a read has brought, in the buffer it was read to.
+pub struct Opened {
+    /// Where the client's messages lie.
+    pub messages: Range<usize>,
+    /// From here on the layer waits for more.
+    pub rest: usize,
+    /// The client has said that it sends nothing more.
+    pub closed: bool,
+}
+
+/// Why a connection has to go.
+#[derive(Debug)]
+pub enum Broken {
+    /// It should have begun with a PROXY header.
+    Proxy,
+    /// Its source has as many connections as it may have.
+    Crowded,
+    /// TLS failed; the client is to be sent what is queued.
+    Tls(SessionError),
+    /// What it sends is no message of TURN.
+    NotTurn,
+    /// A message that has no end is longer than is waited for.
+    TooLong,
 }
 
 /// What became of a write.
@@ -54,23 +112,159 @@ pub enum Full {
 }
 
 impl Connection {
-    fn new(stream: TcpStream, client: SocketAddr, server: SocketAddr, now_ns: u64) -> Self {
-        let client = turnway_relay::address::without_flow_label(client);
-        let server = turnway_relay::address::without_flow_label(server);
-        Self {
+    /// Its five-tuple; known for sure once [`Self::is_opening`] is over.
+    pub fn tuple(&self) -> FiveTuple {
+        self.tuple
+    }
+
+    /// A connection that was accepted at a door, unless its source has too many.
+    pub fn new(stream: TcpStream, ends: [SocketAddr; 2], entered: Entered<'_>) -> Option<Self> {
+        let [client, server] = ends.map(turnway_relay::address::without_flow_label);
+        let Entered { entrance, door, now_ns } = entered;
+        let at = entrance.door(door);
+        let proxied = at.is_proxy(client.ip());
+        let place = match proxied {
+            true => None,
+            false => Some(entrance.sources.enter(client.ip())?),
+        };
+        let tuple = FiveTuple { transport: Transport::Tcp, client, server };
+        let mut connection = Self {
             stream,
-            tuple: FiveTuple { transport: Transport::Tcp, client, server },
-            carry: Vec::new(),
+            tuple,
+            layer: Layer::Proxied,
+            door,
+            place,
+            carry: [Vec::new(), Vec::new()],
+            plain: Vec::new(),
             queue: Vec::new(),
             written: 0,
             interest: Interest::READ,
             used_ns: now_ns,
             dirty: false,
+        };
+        if !proxied {
+            connection.begin(at, entrance);
+        }
+        Some(connection)
+    }
+
+    /// Begins with what clients of a door speak.
+    fn begin(&mut self, door: &Door, entrance: &Entrance) {
+        match door.speaks {
+            Speaks::Plain => self.layer = Layer::Plain,
+            Speaks::Either => self.layer = Layer::Either,
+            Speaks::Secured => self.begin_tls(entrance),
         }
     }
 
+    fn begin_tls(&mut self, entrance: &Entrance) {
+        self.tuple.transport = Transport::Tls;
+        self.layer = Layer::Tls(Box::new(Session::new(entrance.certificates())));
+    }
+
+    /// What was read before and waits for more: to be read on behind it.
+    pub fn carry(&self) -> [&[u8]; 2] {
+        [&self.carry[0], &self.carry[1]]
+    }
+
+    /// Keeps what is incomplete: the beginning of a message, and what the layer waits with.
+    pub fn keep(&mut self, message: &[u8], rest: &[u8]) {
+        for (carry, bytes) in self.carry.iter_mut().zip([message, rest]) {
+            carry.clear();
+            if bytes.is_empty() {
+                *carry = Vec::new();
+            }
+            carry.extend_from_slice(bytes);
+        }
+    }
+
+    /// Whether the client still has to say who it is or to finish a handshake.
+    pub fn is_opening(&self) -> bool {
+        match &self.layer {
+            Layer::Proxied | Layer::Either => true,
+            Layer::Tls(session) => session.is_handshaking(),
+            Layer::Plain => false,
+        }
+    }
+
+    /// Takes in what was read: `buffer` begins with what [`Self::carry`] gave. Decrypts it in
+    /// place, and queues what a handshake has to answer.
+    ///
+    /// # Errors
+    ///
+    /// Why the connection has to go, once what is queued is written.
+    pub fn open(&mut self, buffer: &mut [u8], entrance: &Entrance) -> Result<Opened, Broken> {
+        let mut begin = 0;
+        loop {
+            let whole = begin..buffer.len();
+            match &mut self.layer {
+                Layer::Plain => {
+                    let rest = whole.end;
+                    return Ok(Opened { messages: whole, rest, closed: false });
+                }
+                Layer::Tls(session) => {
+                    let plain = self.carry[0].len();
+                    let received = session
+                        .receive(&mut buffer[begin..], plain, &mut self.queue)
+                        .map_err(Broken::Tls)?;
+                    return Ok(Opened {
+                        messages: begin..begin + received.plain,
+                        rest: begin + received.consumed,
+                        closed: received.closed,
+                    });
+                }
+                Layer::Either if whole.is_empty() => return Ok(waiting(begin)),
+                Layer::Either => match buffer[begin] {
+                    TLS_HANDSHAKE => self.begin_tls(entrance),
+                    _ => self.layer = Layer::Plain,
+                },
+                Layer::Proxied => match proxy::parse(&buffer[begin..]) {
+                    Parsed::Incomplete => return Ok(waiting(begin)),
+                    Parsed::Invalid => return Err(Broken::Proxy),
+                    Parsed::Local { len } => {
+                        begin += len;
+                        self.begin(entrance.door(self.door), entrance);
+                    }
+                    Parsed::Proxied { client, server, len } => {
+                        begin += len;
+                        self.introduce(client, server, entrance)?;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Learns from a proxy whose connection it is.
+    fn introduce(
+        &mut self,
+        client: SocketAddr,
+        server: SocketAddr,
+        entrance: &Entrance,
+    ) -> Result<(), Broken> {
+        self.place = Some(entrance.sources.enter(client.ip()).ok_or(Broken::Crowded)?);
+        (self.tuple.client, self.tuple.server) = (client, server);
+        self.begin(entrance.door(self.door), entrance);
+        Ok(())
+    }
+
+    /// Says farewell, where the layer has a word for it. Nobody waits for it to arrive.
+    pub fn farewell(&mut self) {
+        if let Layer::Tls(session) = &mut self.layer {
+            session.close(&mut self.queue);
+        }
+        let _ = (&self.stream).write(&self.queue[self.written..]);
+    }
+
     fn pending(&self) -> usize {
-        self.queue.len() - self.written
+        self.queue.len() - self.written + self.plain.len()
+    }
+
+    /// Where what is to be sent is gathered.
+    fn outbox(&mut self) -> &mut Vec<u8> {
+        match self.layer {
+            Layer::Tls(_) => &mut self.plain,
+            Layer::Proxied | Layer::Either | Layer::Plain => &mut self.queue,
+        }
     }
 
     /// Queues an answer.
@@ -78,7 +272,7 @@ impl Connection {
         if self.pending() + answer.len() > limit + ANSWER_ROOM {
             return Err(Full::Close);
         }
-        self.queue.extend_from_slice(answer);
+        self.outbox().extend_from_slice(answer);
         Ok(())
     }
 
@@ -88,8 +282,9 @@ impl Connection {
         if self.pending() + len > limit {
             return Err(Full::Dropped);
         }
+        let outbox = self.outbox();
         for piece in pieces {
-            self.queue.extend_from_slice(piece);
+            outbox.extend_from_slice(piece);
         }
         Ok(())
     }
@@ -103,6 +298,12 @@ impl Connection {
     /// Writes what is queued as far as the client takes it.
     pub fn write(&mut self, limit: usize) -> Written {
         self.dirty = false;
+        if let Layer::Tls(session) = &mut self.layer {
+            if session.send(&self.plain, &mut self.queue).is_err() {
+                return Written::Broken;
+            }
+            empty(&mut self.plain);
+        }
         while self.pending() > 0 {
             match (&self.stream).write(&self.queue[self.written..]) {
                 Ok(0) => return Written::Broken,
@@ -118,11 +319,8 @@ impl Connection {
 
     fn compact(&mut self) {
         if self.pending() == 0 {
-            self.queue.clear();
+            empty(&mut self.queue);
             self.written = 0;
-            if self.queue.capacity() > KEEP_CAPACITY {
-                self.queue = Vec::new();
-            }
         } else if self.written >= self.queue.len() / 2 {
             self.queue.drain(..self.written);
             self.written = 0;
@@ -147,6 +345,30 @@ impl Connection {
     }
 }
 
+/// How a connection came in.
+#[derive(Clone, Copy)]
+pub struct Entered<'a> {
+    /// Where.
+    pub entrance: &'a Entrance,
+    /// Through which door.
+    pub door: u16,
+    /// When, in `mono_ns`.
+    pub now_ns: u64,
+}
+
+/// Nothing but what has to wait for more, from `begin` on.
+fn waiting(begin: usize) -> Opened {
+    Opened { messages: begin..begin, rest: begin, closed: false }
+}
+
+/// Empties a buffer, and gives back a large one.
+fn empty(buffer: &mut Vec<u8>) {
+    buffer.clear();
+    if buffer.capacity() > KEEP_CAPACITY {
+        *buffer = Vec::new();
+    }
+}
+
 /// The connections of a shard.
 #[derive(Default)]
 pub struct Connections {
@@ -156,19 +378,13 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Takes in an accepted stream and names it.
-    pub fn insert(
-        &mut self,
-        stream: TcpStream,
-        client: SocketAddr,
-        server: SocketAddr,
-        now_ns: u64,
-    ) -> u32 {
+    /// Takes in a connection and names it.
+    pub fn insert(&mut self, connection: Connection) -> u32 {
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             (self.slots.len() - 1) as u32
         });
-        self.slots[index as usize] = Some(Connection::new(stream, client, server, now_ns));
+        self.slots[index as usize] = Some(connection);
         index
     }
 
@@ -188,11 +404,11 @@ impl Connections {
         self.get_mut(client.link.0).filter(|connection| connection.tuple == client.tuple)
     }
 
-    /// Closes a connection, and says whose it was.
-    pub fn remove(&mut self, index: u32) -> Option<FiveTuple> {
+    /// Takes a connection out, to be closed.
+    pub fn remove(&mut self, index: u32) -> Option<Connection> {
         let connection = self.slots.get_mut(index as usize)?.take()?;
         self.free.push(index);
-        Some(connection.tuple)
+        Some(connection)
     }
 
     /// How many there are.
@@ -220,22 +436,46 @@ impl Connections {
         self.dirty.pop()
     }
 
-    /// The connections that have had no allocation for longer than `idle_ns`, whatever they sent.
+    /// The connections that have had no allocation for too long, whatever they sent, and those
+    /// that take too long over their handshake.
     pub fn idle(
         &mut self,
         now_ns: u64,
-        idle_ns: u64,
+        patience: Patience,
         has_allocation: impl Fn(&FiveTuple) -> bool,
-    ) -> Vec<u32> {
+    ) -> Vec<(u32, Idle)> {
         let mut idle = Vec::new();
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let Some(connection) = slot else { continue };
-            if has_allocation(&connection.tuple) {
+            let unused_ns = now_ns.saturating_sub(connection.used_ns);
+            if connection.is_opening() {
+                if unused_ns > patience.opening_ns {
+                    idle.push((index as u32, Idle::Opening));
+                }
+            } else if has_allocation(&connection.tuple) {
                 connection.used_ns = now_ns;
-            } else if now_ns.saturating_sub(connection.used_ns) > idle_ns {
-                idle.push(index as u32);
+            } else if unused_ns > patience.unused_ns {
+                idle.push((index as u32, Idle::Unused));
             }
         }
         idle
     }
+}
+
+/// How long connections may be of no use.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Until the handshake is complete, in nanoseconds.
+    pub opening_ns: u64,
+    /// Without an allocation, in nanoseconds.
+    pub unused_ns: u64,
+}
+
+/// What a connection was too slow with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// Its handshake.
+    Opening,
+    /// Making an allocation.
+    Unused,
 }

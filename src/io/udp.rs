@@ -9,9 +9,13 @@ use turnway_relay::{Client, FiveTuple, IpFields, Link, RelayId, Transport};
 use turnway_udp as udp;
 use turnway_wire::Family;
 
+use super::door::Speaks;
+
 /// One shard's share of a UDP listener.
 pub struct Listener {
     socket: udp::UdpListener,
+    /// What its clients speak.
+    pub speaks: Speaks,
     local: SocketAddr,
     drops: Drops,
 }
@@ -22,9 +26,17 @@ impl Listener {
     /// # Errors
     ///
     /// Those of `getsockname`.
-    pub fn new(socket: udp::UdpListener) -> io::Result<Self> {
+    pub fn new(socket: udp::UdpListener, speaks: Speaks) -> io::Result<Self> {
         let local = socket.local_addr()?;
-        Ok(Self { socket, local, drops: Drops::default() })
+        Ok(Self { socket, speaks, local, drops: Drops::default() })
+    }
+
+    /// Whether clients may speak DTLS to it.
+    pub fn takes_dtls(&self) -> bool {
+        match self.speaks {
+            Speaks::Plain => false,
+            Speaks::Secured | Speaks::Either => true,
+        }
     }
 
     /// The socket, to be polled and received from.

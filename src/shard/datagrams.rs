@@ -2,9 +2,10 @@
 
 use turnway_relay::{Client, Event, IcmpError, IpFields, Route, Transport};
 use turnway_udp::{self as udp, Outgoing, Payload, Prefix, ReceiveBatch};
-use turnway_wire::Family;
+use turnway_wire::{Family, Kind, classify};
 
 use super::{BATCH, Shard};
+use crate::io::door::Speaks;
 use crate::io::tcp::Full;
 use crate::io::udp::ip_fields;
 
@@ -45,13 +46,36 @@ impl Shard {
                 let client = listener.client(index, received.from, received.local);
                 taken += received.segments().len();
                 self.received += received.segments().len() as u64;
-                for range in received.segments() {
-                    self.on_message(&client, slot, range, ip_fields(&received), batch);
+                let (segments, ip) = (received.segments(), ip_fields(&received));
+                for range in segments {
+                    self.on_datagram(index, &client, slot, range, ip, batch);
                 }
             }
             if !more {
                 return;
             }
+        }
+    }
+
+    /// One datagram of a client, which lies in `range` of a slot: TURN or DTLS, as its first byte
+    /// tells where the listener takes both.
+    fn on_datagram(
+        &mut self,
+        index: u32,
+        client: &Client,
+        slot: usize,
+        range: std::ops::Range<usize>,
+        ip: Option<IpFields>,
+        batch: &mut ReceiveBatch,
+    ) {
+        let speaks = self.parts.udp[index as usize].speaks;
+        let is_dtls = || batch.data(slot)[range.clone()].first().map(|&byte| classify(byte));
+        match speaks {
+            Speaks::Plain => self.on_message(client, slot, range, ip, batch),
+            Speaks::Either if is_dtls() != Some(Kind::Dtls) => {
+                self.on_message(client, slot, range, ip, batch);
+            }
+            Speaks::Secured | Speaks::Either => self.on_dtls(client, slot, range, ip, batch),
         }
     }
 
@@ -152,7 +176,11 @@ impl Shard {
         batch: &ReceiveBatch,
     ) {
         match to.tuple.transport {
-            Transport::Udp | Transport::Dtls => {
+            Transport::Dtls => {
+                let payload = &batch.data(payload.slot)[payload.offset..][..payload.len];
+                self.send_dtls(to, [prefix, payload, &[0; 3][..usize::from(pad)]]);
+            }
+            Transport::Udp => {
                 let listener = &self.parts.udp[to.link.0 as usize];
                 self.sends.push(Outgoing {
                     socket: listener.raw(),

@@ -2,15 +2,19 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::AsFd as _;
 
-use turnway_relay::Event;
+use turnway_relay::{Client, Event, Transport};
 use turnway_udp::{self as udp, Interest, ReceiveBatch};
 use turnway_wire::{Frame, frame};
 
-use super::{SECOND_NS, Shard, Token};
-use crate::io::tcp::Written;
+use super::{SECOND_NS, Shard, StreamLimits, Token};
+use crate::io::tcp::{Broken, Connection, Entered, Idle, Opened, Patience, Written};
 use crate::ports;
+
+/// What TLS may make of such a message: one record of it.
+const STRANGER_RECORD: usize = STRANGER_FRAME + 512;
 
 /// The longest message taken from a connection without an allocation. Requests are a few hundred
 /// bytes; waiting for more would let strangers take our memory.
@@ -24,7 +28,9 @@ impl Shard {
     pub(super) fn on_accept(&mut self, index: u32) {
         for _ in 0..ACCEPT_TURN {
             match udp::accept(&self.parts.tcp[index as usize]) {
-                Ok((stream, client, server)) => self.accepted(stream, client, server),
+                Ok((stream, client, server)) => {
+                    self.accepted(index as u16, stream, [client, server]);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if ports::is_exhausted(&error) => return self.pause_accept(),
                 Err(_) => {} // that connection failed before it was accepted
@@ -32,12 +38,7 @@ impl Shard {
         }
     }
 
-    pub(super) fn accepted(
-        &mut self,
-        stream: std::net::TcpStream,
-        client: SocketAddr,
-        server: SocketAddr,
-    ) {
+    fn accepted(&mut self, door: u16, stream: std::net::TcpStream, ends: [SocketAddr; 2]) {
         if self.connections.len() >= self.parts.streams.connections {
             self.stats.tcp_refused += 1;
             return;
@@ -45,14 +46,27 @@ impl Shard {
         if udp::tune_stream(&stream).is_err() {
             return; // reset before it was accepted
         }
-        let index = self.connections.insert(stream, client, server, self.now.mono_ns);
+        let entered = Entered { entrance: &self.parts.entrance, door, now_ns: self.now.mono_ns };
+        let Some(connection) = Connection::new(stream, ends, entered) else {
+            self.stats.source_refused += 1;
+            return;
+        };
+        if self.adopt(connection).is_none() {
+            return self.pause_accept();
+        }
+        self.stats.tcp_accepted += 1;
+    }
+
+    /// Takes in a connection and watches it. `None`: there was no descriptor or memory for that.
+    pub(super) fn adopt(&mut self, connection: Connection) -> Option<u32> {
+        let index = self.connections.insert(connection);
         let connection = self.connections.get_mut(index).expect("inserted just now");
         let token = Token::Connection(index).pack();
         if self.poller.add(connection.stream.as_fd(), token, Interest::READ).is_err() {
             self.connections.remove(index);
-            return self.pause_accept();
+            return None;
         }
-        self.stats.tcp_accepted += 1;
+        Some(index)
     }
 
     /// Without descriptors a level-triggered listener would spin: look away for a while.
@@ -78,13 +92,13 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
-        let read = batch.read_stream(&connection.carry, &mut &connection.stream);
+        let read = batch.read_stream(connection.carry(), &mut &connection.stream);
         match read {
             Ok((_, 0)) => {
                 self.write_stream(index, batch); // what was asked before is answered
                 self.disconnect(index, batch);
             }
-            Ok((slot, _)) => self.on_frames(index, slot, batch),
+            Ok((slot, _)) => self.on_bytes(index, slot, batch),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {}
                 _ => self.disconnect(index, batch),
@@ -92,51 +106,96 @@ impl Shard {
         }
     }
 
-    pub(super) fn on_frames(&mut self, index: u32, slot: usize, batch: &ReceiveBatch) {
-        let Some(client) = self.connections.client(index) else {
-            return;
+    /// Has a connection's layer open what was read to a slot, and takes the messages from there.
+    fn on_bytes(&mut self, index: u32, slot: usize, batch: &mut ReceiveBatch) {
+        let Some(connection) = self.connections.get_mut(index) else { return };
+        let opening = connection.is_opening();
+        let opened = connection.open(batch.data_mut(slot), &self.parts.entrance);
+        if opening && !connection.is_opening() && connection.tuple().transport == Transport::Tls {
+            self.stats.tls_handshakes += 1;
+        }
+        self.connections.mark_dirty(index); // a handshake's answers
+        let taken = match opened {
+            Ok(opened) => self.take_messages(index, slot, opened, batch),
+            Err(broken) => Err(broken),
         };
+        match taken {
+            Ok(true) => {}
+            Ok(false) => {
+                self.write_stream(index, batch);
+                self.disconnect(index, batch);
+            }
+            Err(broken) => {
+                *match broken {
+                    Broken::Proxy => &mut self.stats.proxy_errors,
+                    Broken::Crowded => &mut self.stats.source_refused,
+                    Broken::Tls(_) if opening => &mut self.stats.tls_handshake_failures,
+                    Broken::Tls(_) | Broken::TooLong | Broken::NotTurn => &mut self.stats.tcp_protocol_errors,
+                } += 1;
+                self.write_stream(index, batch); // what was asked before is answered
+                self.disconnect(index, batch);
+            }
+        }
+    }
+
+    /// Takes the messages that a read has brought. False if they were the client's last.
+    fn take_messages(
+        &mut self,
+        index: u32,
+        slot: usize,
+        opened: Opened,
+        batch: &ReceiveBatch,
+    ) -> Result<bool, Broken> {
+        let Opened { messages, rest, closed } = opened;
+        let Some(client) = self.connections.client(index) else { return Ok(true) };
+        let end = messages.end;
+        let taken = self.on_frames(&client, slot, messages, batch)?;
+        let stranger = !self.parts.server.has_allocation(&client.tuple);
+        let Some(connection) = self.connections.of(&client) else { return Ok(true) };
         let data = batch.data(slot);
-        let mut at = 0;
-        let valid = loop {
-            let framed = frame(&data[at..]);
-            match framed {
+        let rest = &data[rest..];
+        if stranger && !connection.is_opening() && rest.len() > STRANGER_RECORD {
+            return Err(Broken::TooLong);
+        }
+        connection.keep(&data[taken..end], rest);
+        Ok(!closed)
+    }
+
+    /// Takes whole messages from a range of a slot, and returns where the first incomplete one
+    /// begins.
+    fn on_frames(
+        &mut self,
+        client: &Client,
+        slot: usize,
+        range: Range<usize>,
+        batch: &ReceiveBatch,
+    ) -> Result<usize, Broken> {
+        let data = &batch.data(slot)[..range.end];
+        let mut at = range.start;
+        while at < range.end {
+            match frame(&data[at..]) {
                 Frame::Complete { len: need, .. } | Frame::Incomplete { need }
                     if need > STRANGER_FRAME
                         && !self.parts.server.has_allocation(&client.tuple) =>
                 {
-                    break false;
+                    return Err(Broken::TooLong);
                 }
                 Frame::Complete { len, payload } => {
                     self.received += 1;
-                    self.on_message(&client, slot, at..at + payload, None, batch);
+                    self.on_message(client, slot, at..at + payload, None, batch);
                     at += len;
                 }
-                Frame::Incomplete { .. } => break true,
-                Frame::Invalid => break false,
+                Frame::Incomplete { .. } => break,
+                Frame::Invalid => return Err(Broken::NotTurn),
             }
-            if at >= data.len() {
-                break true;
-            }
-        };
-        if !valid {
-            self.stats.tcp_protocol_errors += 1;
-            self.write_stream(index, batch); // what was asked before is answered
-            return self.disconnect(index, batch);
         }
-        let Some(connection) = self.connections.of(&client) else {
-            return;
-        };
-        connection.carry.clear();
-        connection.carry.extend_from_slice(&data[at..]);
-        if connection.carry.is_empty() {
-            connection.carry = Vec::new();
-        }
+        Ok(at)
     }
 
     pub(super) fn disconnect(&mut self, index: u32, batch: &ReceiveBatch) {
-        if let Some(tuple) = self.connections.remove(index) {
-            let event = Event::Disconnected { tuple };
+        if let Some(mut connection) = self.connections.remove(index) {
+            connection.farewell();
+            let event = Event::Disconnected { tuple: connection.tuple() };
             self.parts.server.handle(event, self.now, &mut self.reply[..]);
             self.carry_out(batch);
         }
@@ -159,15 +218,25 @@ impl Shard {
         }
     }
 
-    /// Closes connections that have had no allocation for too long.
+    /// Closes connections that have had no allocation for too long, or are slow to begin.
     pub(super) fn close_idle(&mut self, batch: &ReceiveBatch) {
-        let idle_ns = self.parts.streams.idle.as_nanos() as u64;
         let (now_ns, server) = (self.now.mono_ns, &self.parts.server);
-        let idle = self.connections.idle(now_ns, idle_ns, |tuple| server.has_allocation(tuple));
-        for index in idle {
+        let patience = self.parts.streams.patience();
+        let idle = self.connections.idle(now_ns, patience, |tuple| server.has_allocation(tuple));
+        for (index, idle) in idle {
             self.unpublished = true;
-            self.stats.tcp_idle_closed += 1;
+            match idle {
+                Idle::Opening => self.stats.handshake_timeouts += 1,
+                Idle::Unused => self.stats.tcp_idle_closed += 1,
+            }
             self.disconnect(index, batch);
         }
+    }
+}
+
+impl StreamLimits {
+    pub(super) fn patience(&self) -> Patience {
+        let ns = |duration: std::time::Duration| duration.as_nanos() as u64;
+        Patience { opening_ns: ns(self.handshake), unused_ns: ns(self.idle) }
     }
 }

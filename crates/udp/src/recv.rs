@@ -169,9 +169,9 @@ impl ReceiveBatch {
         }
     }
 
-    /// Reads once from `stream` into a free slot, behind `carry`: what an earlier read left over.
-    /// Returns the slot's index and how many bytes were read; 0 is the end of the stream, and then
-    /// no slot is used. [`Self::data`] gives both parts as one.
+    /// Reads once from `stream` into a free slot, behind what earlier reads left over: the pieces
+    /// of `carry` in their order. Returns the slot's index and how many bytes were read; 0 is the
+    /// end of the stream, and then no slot is used. [`Self::data`] gives all parts as one.
     ///
     /// # Errors
     ///
@@ -179,24 +179,43 @@ impl ReceiveBatch {
     /// `InvalidInput`.
     pub fn read_stream(
         &mut self,
-        carry: &[u8],
+        carry: [&[u8]; 2],
         stream: &mut impl io::Read,
     ) -> io::Result<(usize, usize)> {
         let slot = self.used;
-        if self.free() == 0 || carry.len() >= self.slot_size {
+        let carried = carry[0].len() + carry[1].len();
+        if self.free() == 0 || carried >= self.slot_size {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let space = &mut self.space[slot * (self.slot_size + SLOT_GAP)..][..self.slot_size];
-        space[..carry.len()].copy_from_slice(carry);
-        let read = stream.read(&mut space[carry.len()..])?;
+        let (first, rest) = space.split_at_mut(carry[0].len());
+        first.copy_from_slice(carry[0]);
+        let (second, room) = rest.split_at_mut(carry[1].len());
+        second.copy_from_slice(carry[1]);
+        let read = stream.read(room)?;
         if read > 0 {
             let header = &mut self.headers[slot];
-            header.msg_len = (carry.len() + read) as u32;
+            header.msg_len = (carried + read) as u32;
             header.msg_hdr.msg_controllen = 0;
             self.used += 1;
             self.last = self.used;
         }
         Ok((slot, read))
+    }
+
+    /// The bytes of the datagram or run at `index`, to be decrypted where they lie; panics as
+    /// [`Self::get`] does.
+    pub fn data_mut(&mut self, index: usize) -> &mut [u8] {
+        assert!(index < self.used, "no datagram was received at this index");
+        let length = self.headers[index].msg_len as usize;
+        &mut self.space[index * (self.slot_size + SLOT_GAP)..][..length]
+    }
+
+    /// Forgets the bytes at `index` from `len` on; panics as [`Self::get`] does.
+    pub fn truncate(&mut self, index: usize, len: usize) {
+        assert!(index < self.used, "no datagram was received at this index");
+        let header = &mut self.headers[index];
+        header.msg_len = header.msg_len.min(len as u32);
     }
 
     /// Takes a free slot for a datagram of one's own making, to be sent from there: its index, and
