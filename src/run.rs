@@ -29,6 +29,7 @@ use crate::accounts::{Accounts, Clerk};
 use crate::admin::Token;
 use crate::config::Config;
 use crate::database::{Database, DatabaseError, UserRow};
+use crate::io::door::Entrance;
 use crate::ledger::SharedLedger;
 use crate::log::{self, Records};
 use crate::mailbox::{Board, Mailbox, SESSION_BITS};
@@ -38,7 +39,7 @@ use crate::ports::{Ports, RelayAddrs};
 use crate::shard::{Parts, Shard, StreamLimits};
 
 use certificates::Keeper;
-use doors::{Doors, bind_admin, bind_listeners, bind_metrics};
+use doors::{Doors, bind_admin, bind_listeners, bind_metrics, entrance};
 use machine::Capacity;
 
 /// Why the daemon could not start, or had to end.
@@ -88,6 +89,7 @@ pub fn serve(
 
     let certificates = certificates::open(&config)?;
     let doors = bind_listeners(&config, shards)?;
+    let entrance = Arc::new(entrance(&config, certificates.clone()));
     let metrics = bind_metrics(&config)?;
     let admin = bind_admin(&config)?;
     let token = Arc::new(Token::new(config.admin.token.clone()));
@@ -110,6 +112,7 @@ pub fn serve(
         ports: Arc::clone(&ports),
         records: records.clone(),
         offload: offload.clone(),
+        entrance: Arc::clone(&entrance),
     })?;
     let view = Arc::new(View {
         boards: crew.boards,
@@ -189,6 +192,7 @@ struct Common {
     ports: Arc<Ports>,
     records: Records,
     offload: Option<Arc<Offload>>,
+    entrance: Arc<Entrance>,
 }
 
 impl Crew {
@@ -203,11 +207,13 @@ impl Crew {
             connections: (capacity.connections as usize).div_ceil(doors.len()),
             send_queue: config.limits.tcp_send_queue,
             idle: config.limits.tcp_idle_timeout,
+            handshake: config.tls.handshake_timeout,
+            sessions: (config.limits.dtls_sessions as usize).div_ceil(doors.len()),
         };
         let mut crew = Self { shards: Vec::new(), mailboxes: Vec::new(), boards: Vec::new() };
         for (index, doors) in doors.into_iter().enumerate() {
             let first_session = (index as u64) << SESSION_BITS;
-            let Common { server, ledger, ports, records, offload } =
+            let Common { server, ledger, ports, records, offload, entrance } =
                 common(Seed { shard: index as u16, random: random_u64()?, first_session });
             let (mailbox, inbox) = Mailbox::new().map_err(|error| no_descriptor(&error))?;
             let board = Arc::new(Board::default());
@@ -226,6 +232,7 @@ impl Crew {
                 records,
                 udp,
                 tcp,
+                entrance,
                 streams,
                 offload: offload.clone(),
                 wakeup_delay: config.limits.wakeup_delay,

@@ -250,6 +250,8 @@ fn limits(config: &Config) -> Vec<Setting> {
             limits.tcp_connections.map(|count| count.to_string()),
             "from the descriptor limit",
         ),
+        set("limits.connections_per_source", limits.connections_per_source.to_string()),
+        set("limits.dtls_sessions", limits.dtls_sessions.to_string()),
         set("limits.tcp_send_queue", size(limits.tcp_send_queue)),
         set("limits.tcp_idle_timeout", quoted(&Span(limits.tcp_idle_timeout))),
         set("limits.wakeup_delay", quoted(&Delay(limits.wakeup_delay))),

@@ -257,6 +257,10 @@ pub struct Limits {
     pub socket_buffer: usize,
     /// TCP connections at a time; `None`: derived from descriptors.
     pub tcp_connections: Option<u32>,
+    /// Connections and DTLS sessions of one source at a time; 0: as many as there can be.
+    pub connections_per_source: u32,
+    /// DTLS sessions at a time; at least 1.
+    pub dtls_sessions: u32,
     /// Bytes queued for a slow TCP client; more than the largest frame.
     pub tcp_send_queue: usize,
     /// After this a TCP connection without an allocation is closed.

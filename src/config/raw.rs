@@ -323,6 +323,11 @@ keys! {
         Default socket_buffer: Size = "\"4 MiB\"", Restart;
         /// TCP connections at a time. Without it (or 0): derived from the descriptor limit.
         Default tcp_connections: Count = "0", Restart;
+        /// TCP and TLS connections and DTLS sessions that one source may have at a time: an IPv4
+        /// address or an IPv6 /64. 0: as many as there can be.
+        Default connections_per_source: Count = "1024", Restart;
+        /// DTLS sessions at a time, with some 70 KiB of memory each.
+        Default dtls_sessions: Count = "10000", Restart;
         /// Bytes queued for one TCP client that reads slowly; datagrams beyond it are dropped.
         Default tcp_send_queue: Size = "\"256 KiB\"", Restart;
         /// A TCP connection without an allocation is closed after this time.

@@ -112,6 +112,8 @@ pub(super) fn unchecked_limits(raw: &RawLimits) -> Limits {
         icmp_per_allocation: *raw.icmp_per_allocation.get_ref(),
         socket_buffer: bytes(&raw.socket_buffer),
         tcp_connections: derived_if_zero(&raw.tcp_connections),
+        connections_per_source: raw.connections_per_source.get_ref().0,
+        dtls_sessions: raw.dtls_sessions.get_ref().0,
         tcp_send_queue: bytes(&raw.tcp_send_queue),
         tcp_idle_timeout: raw.tcp_idle_timeout.get_ref().0,
         wakeup_delay: raw.wakeup_delay.get_ref().0,
@@ -211,6 +213,7 @@ impl Checks<'_> {
         self.between(&raw.socket_buffer, Size(64 << 10), Size(1024 * MIB));
         // One frame can have 64 KiB, and a queue that never holds it would never deliver it.
         self.between(&raw.tcp_send_queue, Size(128 << 10), Size(64 * MIB));
+        self.between(&raw.dtls_sessions, Count(1), Count(1_000_000));
         self.between(&raw.tcp_idle_timeout, seconds(1), seconds(86_400));
         self.between(&raw.wakeup_delay, Delay(Duration::ZERO), Delay(Duration::from_millis(10)));
         self.between(&raw.drain_timeout, seconds(0), seconds(7 * 86_400));

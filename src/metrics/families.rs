@@ -16,6 +16,7 @@ use turnway_relay::{EndReason, Outcome, Quota, Reason, Request, Traffic, Transpo
 use super::reading::Reading;
 
 mod offload;
+mod secured;
 mod tls;
 
 /// The values of a family's labels in their order, and the figure.
@@ -43,7 +44,8 @@ enum Kind {
 
 /// All of them, in the order in which they are shown.
 fn families() -> impl Iterator<Item = &'static Family> {
-    RELAY.iter().chain(offload::FAMILIES).chain(tls::FAMILIES)
+    let families = RELAY.iter().chain(secured::FAMILIES);
+    families.chain(offload::FAMILIES).chain(tls::FAMILIES)
 }
 
 const RELAY: &[Family] = &[

@@ -145,6 +145,10 @@ fn label_values_are_the_vocabulary_and_every_combination_is_there() {
         ("turnway_send_errors_total", &[("direction", &directions)]),
         ("turnway_kernel_drops_total", &[("socket", &["listener", "relay"])]),
         ("turnway_tcp_closed_total", &[("reason", &["too_many", "not_turn", "idle"])]),
+        ("turnway_tls_handshakes_total", &[("outcome", &["completed", "failed"])]),
+        ("turnway_dtls_handshakes_total", &[("outcome", &["completed", "failed"])]),
+        ("turnway_dtls_strangers_total", &[("outcome", &["answered", "ignored"])]),
+        ("turnway_dtls_closed_total", &[("reason", &["too_many", "idle"])]),
         ("turnway_build_info", &[("version", &version)]),
         ("turnway_offload_datagrams_total", &[("direction", &directions)]),
         ("turnway_offload_bytes_total", &[("direction", &directions)]),
@@ -232,6 +236,18 @@ fn figures_of_sockets_and_process_are_shown() {
         tcp_queue_drops: 10,
         accept_paused: 11,
         pauses: 12,
+        tls_handshakes: 20,
+        tls_handshake_failures: 21,
+        dtls_sessions: 22,
+        dtls_handshakes: 23,
+        dtls_handshake_failures: 24,
+        dtls_hellos: 25,
+        dtls_ignored: 26,
+        dtls_refused: 27,
+        dtls_idle_closed: 28,
+        source_refused: 29,
+        handshake_timeouts: 30,
+        proxy_errors: 31,
         ..IoStats::default()
     };
     view.boards[0].publish(&Stats::default(), &io);
@@ -249,6 +265,18 @@ fn figures_of_sockets_and_process_are_shown() {
     assert_eq!(figure("turnway_tcp_queue_drops_total", &[]), 10);
     assert_eq!(figure("turnway_accept_pauses_total", &[]), 11);
     assert_eq!(figure("turnway_wakeup_pauses_total", &[]), 12);
+    assert_eq!(figure("turnway_tls_handshakes_total", &[("outcome", "completed")]), 20);
+    assert_eq!(figure("turnway_tls_handshakes_total", &[("outcome", "failed")]), 21);
+    assert_eq!(figure("turnway_dtls_sessions", &[]), 22);
+    assert_eq!(figure("turnway_dtls_handshakes_total", &[("outcome", "completed")]), 23);
+    assert_eq!(figure("turnway_dtls_handshakes_total", &[("outcome", "failed")]), 24);
+    assert_eq!(figure("turnway_dtls_strangers_total", &[("outcome", "answered")]), 25);
+    assert_eq!(figure("turnway_dtls_strangers_total", &[("outcome", "ignored")]), 26);
+    assert_eq!(figure("turnway_dtls_closed_total", &[("reason", "too_many")]), 27);
+    assert_eq!(figure("turnway_dtls_closed_total", &[("reason", "idle")]), 28);
+    assert_eq!(figure("turnway_source_refusals_total", &[]), 29);
+    assert_eq!(figure("turnway_handshake_timeouts_total", &[]), 30);
+    assert_eq!(figure("turnway_proxy_errors_total", &[]), 31);
     assert_eq!(figure("turnway_allocation_limit", &[]), 5000);
     assert_eq!(figure("turnway_relay_ports", &[("state", "free")]), 10);
     assert_eq!(figure("turnway_relay_ports_busy_total", &[]), 0);

@@ -2,13 +2,17 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::sync::Arc;
 
 use turnway_udp as udp;
 
 use super::{ServeError, machine};
 use crate::admin::Door;
-use crate::config::{AdminListen, Config, Listen};
+use crate::config::{AdminListen, Config, Listen, Transport};
+use crate::io::door::{Entrance, Speaks};
+use crate::io::sources::Sources;
 use crate::io::udp::Listener;
+use crate::tls::Store;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -40,7 +44,8 @@ pub(super) fn bind_listeners(config: &Config, shards: usize) -> Result<Vec<Doors
                 let buffer = config.limits.socket_buffer;
                 let (socket, grant) = udp::listener_udp(listen.address, buffer).map_err(refused)?;
                 granted = Some(grant);
-                door.udp.push(Listener::new(socket).map_err(refused)?);
+                let speaks = speaks(listen.transport);
+                door.udp.push(Listener::new(socket, speaks).map_err(refused)?);
             }
             if listen.transport.uses_tcp() {
                 door.tcp.push(udp::listener_tcp(listen.address, BACKLOG).map_err(refused)?);
@@ -52,6 +57,25 @@ pub(super) fn bind_listeners(config: &Config, shards: usize) -> Result<Vec<Doors
         machine::warn_of_small_buffers(&granted);
     }
     Ok(doors)
+}
+
+/// Who may come in through the TCP listeners that [`bind_listeners`] binds, in their order.
+pub(super) fn entrance(config: &Config, store: Option<Arc<Store>>) -> Entrance {
+    let streams = config.listen.iter().filter(|listen| listen.transport.uses_tcp());
+    let door = |listen: &Listen| crate::io::door::Door {
+        speaks: speaks(listen.transport),
+        proxies: listen.proxies.clone(),
+    };
+    let sources = Arc::new(Sources::new(config.limits.connections_per_source));
+    Entrance { doors: streams.map(door).collect(), store, sources }
+}
+
+fn speaks(transport: Transport) -> Speaks {
+    match transport {
+        Transport::Udp | Transport::Tcp => Speaks::Plain,
+        Transport::Tls | Transport::Dtls => Speaks::Secured,
+        Transport::Auto => Speaks::Either,
+    }
 }
 
 /// Binds the metrics' listener, if there is to be one.

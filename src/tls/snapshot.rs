@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub client_certificates: ClientCertificates,
     /// The oldest version of TLS that is spoken.
     pub min_version: TlsVersion,
+    /// What DTLS sessions begin with.
+    pub dtls: turnway_dtls::Context,
     with_alpn: Arc<ServerConfig>,
     without_alpn: Arc<ServerConfig>,
     resumption: Resumption,
@@ -135,8 +137,10 @@ impl Snapshot {
         config.session_storage = Arc::clone(&resumption.sessions);
         let mut with_alpn = config.clone();
         with_alpn.alpn_protocols = Alpn::ALL.map(|it| it.name().as_bytes().to_vec()).to_vec();
+        let dtls = dtls(&certificates, client_ca.as_ref(), tls.client_certificates)?;
         Ok(Self {
             certificates,
+            dtls,
             client_ca,
             client_certificates: tls.client_certificates,
             min_version: tls.min_version,
@@ -146,6 +150,34 @@ impl Snapshot {
         })
     }
 }
+
+/// The same for DTLS. It has no client certificates that may be left out: there they are not asked
+/// for.
+fn dtls(
+    certificates: &[Certificate],
+    client_ca: Option<&Arc<Zeroizing<String>>>,
+    wanted: ClientCertificates,
+) -> Result<turnway_dtls::Context, String> {
+    let identity = |certificate: &Certificate| {
+        let (chain, key) = (certificate.pem.chain.as_bytes(), certificate.pem.key.as_bytes());
+        turnway_dtls::Identity::from_pem(chain, key)
+            .map_err(|error| format!("{}: {error}", certificate.files.certificate.display()))
+    };
+    let required = match wanted {
+        ClientCertificates::Required => client_ca,
+        ClientCertificates::Optional | ClientCertificates::Off => None,
+    };
+    let settings = turnway_dtls::Settings {
+        identities: certificates.iter().map(identity).collect::<Result<_, _>>()?,
+        alpn: Alpn::ALL.map(|it| it.name().as_bytes().to_vec()).to_vec(),
+        client_ca: required.map(|pem| pem.as_bytes().to_vec()),
+        mtu: DTLS_MTU,
+    };
+    turnway_dtls::Context::new(&settings).map_err(|error| format!("DTLS cannot be set up: {error}"))
+}
+
+/// Bytes of UDP payload that arrive by every path: what IPv6 promises, without its headers.
+const DTLS_MTU: usize = 1280 - 40 - 8;
 
 /// How sessions are resumed: by tickets that only we can open, and for clients that know none by a
 /// bounded memory. All shards share it, and it outlives certificates.
