@@ -2,6 +2,9 @@
 //!
 //! "Works" is tried and not believed: a driver may accept the program and leave no room for longer
 //! headers, or have no way to send. Nothing is pinned; the kernel detaches when we are gone.
+//!
+//! What was refused is tried again while the interface exists, seldom: a driver may take its link
+//! down to try. Whether the far end of a veth takes frames is only asked, each time we look.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,6 +22,10 @@ use aya::programs::xdp::{XdpLink, XdpMode};
 /// How long the self-test waits for a packet, and how often it looks.
 const PROBE: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(10);
+/// When an interface that refused is tried again first, and then at most so much later each time.
+const AGAIN: Duration = Duration::from_secs(20);
+const AGAIN_MOST: Duration = Duration::from_secs(3600);
+const DEAF: &str = "the far end of this veth takes no XDP frames (switch on its GRO: ethtool -K)";
 /// How the operator overrides what keeps `auto` off.
 const OVERRIDE: &str = "mode = \"native\" or \"generic\" overrides";
 
@@ -27,8 +34,32 @@ const OVERRIDE: &str = "mode = \"native\" or \"generic\" overrides";
 pub(crate) struct Attachments {
     mode: Mode,
     attached: BTreeMap<u32, Attached>,
-    /// Interfaces that refused, and why; not tried again while they exist.
-    failed: BTreeMap<u32, String>,
+    failed: BTreeMap<u32, Failed>,
+}
+
+/// An interface that refused.
+#[derive(Debug)]
+struct Failed {
+    why: String,
+    circumstances: Circumstances,
+    /// It is tried again so long after that; `None`: not unless the circumstances change.
+    at: Instant,
+    wait: Option<Duration>,
+}
+
+/// What an interface may refuse for, as far as we know.
+#[derive(Debug, PartialEq, Eq)]
+struct Circumstances {
+    mtu: u32,
+    vlans: bool,
+    deaf: bool,
+}
+
+/// Why an interface has no program, or not natively.
+struct Unable {
+    why: String,
+    /// It is the driver's nature.
+    forever: bool,
 }
 
 #[derive(Debug)]
@@ -43,6 +74,8 @@ struct Attached {
     /// else wakes its far end, unless there is an XDP program at that as well, which nobody can
     /// see; what is redirected wakes it.
     turns: bool,
+    /// Generic only until the far end of this veth takes frames.
+    waits: bool,
     note: Option<String>,
     /// Detaches when dropped.
     _link: XdpLink,
@@ -76,7 +109,10 @@ impl Attachments {
             let mut candidates = survey.candidates.iter();
             candidates.any(|it| it.index == index && self.objection(it).is_some())
         };
-        let leaves = |index: u32| !survey.links.contains_key(&index) || refused(index);
+        let otherwise =
+            |index: u32| survey.candidates.iter().any(|it| it.index == index && self.outdated(it));
+        let leaves =
+            |index: u32| !survey.links.contains_key(&index) || refused(index) || otherwise(index);
         self.attached.keys().copied().filter(|&index| leaves(index)).collect()
     }
 
@@ -85,24 +121,50 @@ impl Attachments {
         &mut self,
         program: &mut Program,
         netlink: &mut Netlink,
-        survey: &Survey,
+        survey: &mut Survey,
     ) -> Outcome {
         let mut changed = self.leaving(survey);
         for &index in &changed {
             self.detach(program, index);
+            // What was found there was ours.
+            survey
+                .candidates
+                .iter_mut()
+                .filter(|it| it.index == index)
+                .for_each(|it| it.xdp = None);
         }
         self.failed.retain(|index, _| survey.links.contains_key(index));
+        let now = Instant::now();
         for candidate in &survey.candidates {
-            if self.objection(candidate).is_none() && !self.attached.contains_key(&candidate.index)
-            {
-                match self.attach(program, netlink, candidate) {
-                    Ok(()) => changed.push(candidate.index),
-                    Err(why) => drop(self.failed.insert(candidate.index, why)),
-                }
+            let index = candidate.index;
+            if self.attached.contains_key(&index) || self.objection(candidate).is_some() {
+                continue;
             }
+            let mtu = survey.links.get(&index).map_or(0, |link| link.mtu);
+            let Candidate { vlans, deaf, .. } = *candidate;
+            let circumstances = Circumstances { mtu, vlans, deaf };
+            let before = self.failed.remove(&index).filter(|it| it.circumstances == circumstances);
+            let failed = match before {
+                Some(failed) if !failed.is_due(now) => failed,
+                before => match self.attach(program, netlink, candidate) {
+                    Ok(()) => {
+                        changed.push(index);
+                        continue;
+                    }
+                    Err(unable) => Failed::new(unable, circumstances, before.as_ref(), now),
+                },
+            };
+            self.failed.insert(index, failed);
         }
         self.list_devices(program);
         Outcome { report: self.report(survey), changed }
+    }
+
+    /// Whether the far end of a veth keeps an interface from having the program natively. Nobody
+    /// tells us when that changes.
+    pub(crate) fn awaits_far_end(&self, survey: &Survey) -> bool {
+        let deaf = survey.candidates.iter().any(|candidate| candidate.up && candidate.deaf);
+        deaf && self.mode != Mode::Generic
     }
 
     /// The interfaces where packets come in natively: what [`fall_back`](Attachments::fall_back)
@@ -150,6 +212,7 @@ impl Attachments {
             Mode::Auto if !candidate.bypassed.is_empty() => {
                 return Some(format!("would bypass {}; {OVERRIDE}", list(&candidate.bypassed)));
             }
+            Mode::Native if candidate.deaf => return Some(format!("not native: {DEAF}")),
             Mode::Auto | Mode::Native | Mode::Generic => {}
         }
         if self.attached.contains_key(&candidate.index) {
@@ -158,10 +221,16 @@ impl Attachments {
         if !candidate.up {
             return Some("it is down".into());
         }
-        if let Some(id) = candidate.xdp {
-            return Some(format!("another XDP program is attached there (id {id})"));
+        candidate.xdp.map(|id| format!("another XDP program is attached there (id {id})"))
+    }
+
+    /// Whether an interface has the program, but not in the way that is right by now.
+    fn outdated(&self, candidate: &Candidate) -> bool {
+        match (self.mode, self.attached.get(&candidate.index)) {
+            (Mode::Auto, Some(attached)) if attached.native => candidate.up && candidate.deaf,
+            (Mode::Auto, Some(attached)) => candidate.up && attached.waits && !candidate.deaf,
+            (Mode::Auto | Mode::Native | Mode::Generic, _) => false,
         }
-        self.failed.get(&candidate.index).cloned()
     }
 
     fn attach(
@@ -169,11 +238,12 @@ impl Attachments {
         program: &mut Program,
         netlink: &mut Netlink,
         candidate: &Candidate,
-    ) -> Result<(), String> {
+    ) -> Result<(), Unable> {
         let used: Vec<u32> = self.attached.values().map(|attached| attached.device).collect();
         let device = (0..program.maps().devices.len()).find(|device| !used.contains(device));
         let device = device.ok_or("too many interfaces have the program")?;
         let native = match self.mode {
+            Mode::Auto | Mode::Native if candidate.deaf => Err(DEAF.into()),
             Mode::Auto | Mode::Native => attach_native(program, netlink, candidate),
             Mode::Generic => Err("mode = \"generic\"".into()),
         };
@@ -181,16 +251,21 @@ impl Attachments {
             (Ok((link, sends)), Mode::Auto | Mode::Native | Mode::Generic) => {
                 (link, true, sends, None)
             }
-            (Err(why), Mode::Native) => return Err(format!("not native: {why}")),
-            (Err(why), Mode::Auto | Mode::Generic) => {
-                let link = attach_generic(program, candidate)?;
+            (Err(Unable { why, forever }), Mode::Native) => {
+                return Err(Unable { why: format!("not native: {why}"), forever });
+            }
+            (Err(Unable { why, forever }), Mode::Auto | Mode::Generic) => {
+                // One that has no native way is not tried again for want of a generic one.
+                let link =
+                    attach_generic(program, candidate).map_err(|why| Unable { why, forever })?;
                 let note = (self.mode == Mode::Auto).then(|| format!("not native: {why}"));
                 (link, false, true, note)
             }
         };
         let name = candidate.name.clone();
         let turns = !(native && candidate.kind == "veth");
-        let attached = Attached { name, device, native, sends, turns, note, _link: link };
+        let waits = !native && self.mode == Mode::Auto && candidate.deaf;
+        let attached = Attached { name, device, native, sends, turns, waits, note, _link: link };
         self.attached.insert(candidate.index, attached);
         Ok(())
     }
@@ -228,7 +303,10 @@ impl Attachments {
                     }
                     if attached.native { State::Native } else { State::Generic }
                 }
-                None => State::Off(self.objection(candidate).unwrap_or_default()),
+                None => {
+                    let refused = || self.failed.get(&candidate.index).map(|it| it.why.clone());
+                    State::Off(self.objection(candidate).or_else(refused).unwrap_or_default())
+                }
             };
             Interface { name: candidate.name.clone(), state, notes }
         });
@@ -242,23 +320,17 @@ fn attach_native(
     program: &mut Program,
     netlink: &mut Netlink,
     candidate: &Candidate,
-) -> Result<(XdpLink, bool), String> {
+) -> Result<(XdpLink, bool), Unable> {
     let probe = program.probe();
     let id = probe.attach_to_if_index(candidate.index, XdpMode::Driver);
     let link = id.and_then(|id| probe.take_link(id)).map_err(|error| cause(&error))?;
-    let sends = match firewall::sends_frames(candidate.index) {
-        // What leaves a veth goes by the same way whether it turns round or comes from elsewhere.
-        Ok(Some(false)) if candidate.kind == "veth" => {
-            return Err(
-                "the far end of this veth takes no XDP frames (switch on its GRO: ethtool -K)"
-                    .into(),
-            );
-        }
-        Ok(sends) => sends.unwrap_or(true),
-        Err(_) => true,
-    };
+    // A driver may be able to send only since it has a program. What leaves a veth goes by the same
+    // way whether it turns round or comes from elsewhere, and its far end was asked about.
+    let silent = matches!(firewall::sends_frames(candidate.index), Ok(Some(false)));
+    let sends = candidate.kind == "veth" || !silent;
     if !leaves_room(program, netlink, candidate.index).map_err(|error| error.to_string())? {
-        return Err("the driver leaves no room for longer headers".into());
+        let why = "the driver leaves no room for longer headers".into();
+        return Err(Unable { why, forever: true });
     }
     let xdp = program.xdp();
     let id = xdp.attach_to_link(link);
@@ -293,6 +365,30 @@ fn leaves_room(program: &mut Program, netlink: &mut Netlink, index: u32) -> io::
         std::thread::sleep(LOOK);
     }
     Ok(true)
+}
+
+impl Failed {
+    /// `before`: the same interface refused already in these circumstances.
+    fn new(
+        unable: Unable,
+        circumstances: Circumstances,
+        before: Option<&Failed>,
+        at: Instant,
+    ) -> Failed {
+        let wait = before.and_then(|it| it.wait).map_or(AGAIN, |wait| (2 * wait).min(AGAIN_MOST));
+        let wait = (!unable.forever).then_some(wait);
+        Failed { why: unable.why, circumstances, at, wait }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.wait.is_some_and(|wait| now.saturating_duration_since(self.at) >= wait)
+    }
+}
+
+impl<S: Into<String>> From<S> for Unable {
+    fn from(why: S) -> Unable {
+        Unable { why: why.into(), forever: false }
+    }
 }
 
 fn forget_device(program: &Program, place: u32) {

@@ -55,6 +55,8 @@ pub(crate) struct Candidate {
     pub(crate) bypassed: Vec<String>,
     /// The XDP program that is attached.
     pub(crate) xdp: Option<u32>,
+    /// A veth whose far end takes no frames of XDP: what leaves natively would be lost.
+    pub(crate) deaf: bool,
 }
 
 /// What filters and policies there are, beside what is on the links themselves.
@@ -84,7 +86,11 @@ pub(crate) fn survey(netlink: &mut Netlink, named: &[String]) -> io::Result<Surv
         tcx: links.values().filter(|link| has_tcx(&link.name)).map(|link| link.index).collect(),
         qdiscs: netlink.qdiscs()?,
     };
-    let candidates = candidates(&links, &addresses, &filters, named);
+    let mut candidates = candidates(&links, &addresses, &filters, named);
+    for candidate in candidates.iter_mut().filter(|it| it.kind == "veth") {
+        // A kernel that cannot say so is believed to be able.
+        candidate.deaf = firewall::sends_frames(candidate.index).is_ok_and(|it| it == Some(false));
+    }
     Ok(Survey { links, addresses, candidates })
 }
 
@@ -133,6 +139,7 @@ fn absent(name: &str) -> Candidate {
         unfit: Some("there is no such interface".into()),
         bypassed: Vec::new(),
         xdp: None,
+        deaf: false,
     }
 }
 
@@ -147,6 +154,7 @@ fn candidate(link: &Link, links: &BTreeMap<u32, Link>, filters: &Filters) -> Can
         unfit: unfit(link),
         bypassed: bypassed(link, &upper, links, filters),
         xdp: link.xdp,
+        deaf: false,
     }
 }
 

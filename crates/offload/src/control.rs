@@ -45,6 +45,9 @@ const PREFIXES: usize = 64;
 /// How often neighbours are confirmed and the machine is looked over: the kernel forgets a
 /// neighbour that nothing but XDP sends to after some tens of seconds.
 const TICK: Duration = Duration::from_secs(20);
+/// How soon it is looked over again while the far end of a veth keeps us waiting, twice as long each
+/// time: what is set there comes a moment after the cable, or never.
+const LOOK: Duration = Duration::from_millis(500);
 /// A link or an address that changes seldom does so alone.
 const SETTLE_LINKS: Duration = Duration::from_millis(100);
 /// A route is replaced by a removal and an addition.
@@ -178,6 +181,8 @@ struct Control {
     confirm: VecDeque<(u32, IpAddr)>,
     /// When the machine is looked over again.
     survey_at: Instant,
+    /// How long after that once more, if need be.
+    look: Duration,
     /// When stale routes are read.
     routes_at: Option<Instant>,
     /// Datagrams without room at the last tick, and by the number of its slot what was relayed.
@@ -216,6 +221,7 @@ impl Control {
             binding: settings.binding,
             confirm: VecDeque::new(),
             survey_at: Instant::now() + TICK,
+            look: LOOK,
             routes_at: None,
             without_room: 0,
             relayed: Vec::new(),
@@ -330,6 +336,7 @@ impl Control {
     }
 
     fn survey_soon(&mut self) {
+        self.look = LOOK;
         self.survey_at = self.survey_at.min(Instant::now() + SETTLE_LINKS);
     }
 
@@ -352,10 +359,14 @@ impl Control {
     }
 
     /// Brings attachments, listeners and paths in line with the machine as it is.
-    fn apply(&mut self, survey: Survey) {
+    fn apply(&mut self, mut survey: Survey) {
         let moved = kernel::differ(&self.kernel.links, &survey.links);
         self.kernel.links = survey.links.clone();
-        let changed = self.kernel.attach(&survey, &mut self.paths);
+        let changed = self.kernel.attach(&mut survey, &mut self.paths);
+        if self.kernel.attachments.awaits_far_end(&survey) {
+            self.survey_at = self.survey_at.min(Instant::now() + self.look);
+            self.look = (2 * self.look).min(TICK);
+        }
         if moved || !changed.changed.is_empty() {
             self.unsettle(|_, _| true);
         }

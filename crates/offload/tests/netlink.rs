@@ -51,6 +51,7 @@ impl Net {
         net.client.ip("route add default via 10.0.1.1");
         net.client.ip("route add default via fd01::1");
         takes_frames(&net.client, "toc");
+        takes_frames(&net.peer, "top");
         Some(net)
     }
 
@@ -59,7 +60,6 @@ impl Net {
         self.relay.connect(&self.peer, "top", &ours, &["10.0.2.2/24", "fd02::2/64"]);
         self.peer.ip("route add default via 10.0.2.1");
         self.peer.ip("route add default via fd02::1");
-        takes_frames(&self.peer, "top");
     }
 
     fn start(&self, mode: Mode) -> Started {
@@ -189,6 +189,20 @@ fn inside(namespace: &Namespace, command: &str) -> String {
     run("ip", &words)
 }
 
+/// Waits until an interface is in this state.
+#[track_caller]
+fn comes_to(offload: &Offload, interface: &str, is_it: impl Fn(&State) -> bool) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let report = offload.report();
+        if report.interfaces.iter().any(|it| it.name == interface && is_it(&it.state)) {
+            return;
+        }
+        assert!(Instant::now() < until, "{report}");
+        std::thread::yield_now();
+    }
+}
+
 fn states(started: &Started) -> Vec<(String, State)> {
     let interfaces = started.report.interfaces.iter();
     interfaces.map(|it| (it.name.clone(), it.state.clone())).collect()
@@ -249,6 +263,39 @@ fn a_far_end_that_takes_no_frames_is_served_generically() {
     assert_eq!(refused[Refusal::NotAttached as usize], 1);
 }
 
+/// Nothing is said to us when that changes.
+#[test]
+fn a_far_end_that_takes_frames_later_is_served_natively_then() {
+    let Some(net) = Net::new() else { return };
+    inside(&net.peer, "ethtool -K top gro off");
+    let started = net.start(Mode::Auto);
+    assert_eq!(started.report.interfaces[1].state, State::Generic);
+    inside(&net.peer, "ethtool -K top gro on");
+    comes_to(&started.offload, "top", |state| *state == State::Native);
+    net.relayed(&started.offload).works();
+    // And back, when the machine is looked over.
+    inside(&net.peer, "ethtool -K top gro off");
+    net.relay.ip("link set top alias peers");
+    comes_to(&started.offload, "top", |state| *state == State::Generic);
+    drop(started);
+    let started = net.start(Mode::Native);
+    assert!(matches!(started.report.interfaces[1].state, State::Off(_)), "{}", started.report);
+    inside(&net.peer, "ethtool -K top gro on");
+    comes_to(&started.offload, "top", |state| *state == State::Native);
+}
+
+#[test]
+fn what_was_refused_is_tried_again_when_the_interface_changes() {
+    let Some(net) = Net::new() else { return };
+    net.peer.ip("link set top mtu 9000");
+    let started = net.start(Mode::Native);
+    let off = &started.report.interfaces[1].state;
+    assert!(matches!(off, State::Off(why) if why.starts_with("not native")), "{off:?}");
+    net.peer.ip("link set top mtu 1400");
+    net.relay.ip("link set top mtu 1400");
+    net.relayed(&started.offload).works();
+}
+
 #[test]
 fn a_neighbour_that_moves_is_followed() {
     let Some(net) = Net::new() else { return };
@@ -306,12 +353,22 @@ fn an_interface_that_is_made_anew_gets_the_program_again() {
     let started = net.start(Mode::Native);
     let mut relayed = net.relayed(&started.offload);
     relayed.works();
+    for _ in 0..2 {
+        net.relay.ip("link del top");
+        assert!(!relayed.arrives_at_peer(ONCE * 4));
+        net.cable_to_peer();
+        takes_frames(&net.peer, "top");
+        relayed.works();
+        let report = started.offload.report();
+        assert!(report.interfaces.iter().all(|it| it.state == State::Native), "{report}");
+    }
+    // It is there for some time before it can have the program.
     net.relay.ip("link del top");
-    assert!(!relayed.arrives_at_peer(ONCE * 4));
     net.cable_to_peer();
+    let deaf = |state: &State| matches!(state, State::Off(why) if why.contains("GRO"));
+    comes_to(&started.offload, "top", deaf);
+    takes_frames(&net.peer, "top");
     relayed.works();
-    let report = started.offload.report();
-    assert!(report.interfaces.iter().all(|it| it.state == State::Native), "{report}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub(super) struct Kernel {
 impl Kernel {
     /// Attaches and detaches as the survey says; what leaves by an interface that loses the program
     /// is passed up before that.
-    pub(super) fn attach(&mut self, survey: &Survey, paths: &mut Paths) -> Outcome {
+    pub(super) fn attach(&mut self, survey: &mut Survey, paths: &mut Paths) -> Outcome {
         for index in self.attachments.leaving(survey) {
             paths.hops_mut().suspend(self, index);
         }

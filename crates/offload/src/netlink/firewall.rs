@@ -157,7 +157,7 @@ pub(crate) fn ipsec_policies() -> io::Result<usize> {
 }
 
 /// Whether a driver says that it can send frames of XDP now. `None`: it cannot be asked (before
-/// Linux 6.3).
+/// Linux 6.3), or says that it has no XDP at all.
 pub(crate) fn sends_frames(link: u32) -> io::Result<Option<bool>> {
     let mut netlink = Netlink::open(libc::NETLINK_GENERIC)?;
     let header = [libc::CTRL_CMD_GETFAMILY as u8, 1, 0, 0];
@@ -178,6 +178,7 @@ pub(crate) fn sends_frames(link: u32) -> io::Result<Option<bool>> {
     let answers = netlink.ask(request)?;
     let features = value(&answers, NETDEV_A_DEV_XDP_FEATURES)
         .and_then(|value| u64_at(&value, 0).or_else(|| u32_at(&value, 0).map(u64::from)));
+    let features = features.filter(|&features| features != 0);
     Ok(features.map(|features| features & NETDEV_XDP_ACT_NDO_XMIT != 0))
 }
 
