@@ -14,7 +14,9 @@
 //! there, one chunk.
 //!
 //! What a pocket does not cover is passed up, and the rules decide about each datagram, as long as
-//! they let most of it pass. Of a flow that is over a limit the path drops it at once, and all that
+//! they let most of it pass. The first of them has more lent to its channel at once
+//! ([`Mirror::passed_up`]), so that one that was idle, or sends ever faster, need not wait for its
+//! turn. Of a flow that is over a limit the path drops it at once, and all that
 //! passes does so there; unless a chunk is less than what passes in a turn, as with bursts shorter
 //! than 1/5 s: then the rules decide.
 //!
@@ -43,6 +45,14 @@ const ROUND: usize = 5;
 /// A pocket that was not used for so many turns is emptied: who is not there lends to those who
 /// are.
 const IDLE_TURNS: u8 = 4;
+
+/// A channel that came up is lent twice so many bytes in its first turn: something mostly follows.
+const EXPECTED: u64 = 1_000;
+
+/// What is lent between two turns to a direction whose pocket was found empty: some tens of small
+/// datagrams first, each further time four times as much, and so often at most.
+const REFILL: u64 = 6_000;
+const REFILLS: u8 = 5;
 
 /// Leases taken for one top-up. They double, so that is enough for any.
 const LEASES: usize = 32;
@@ -103,8 +113,9 @@ pub struct Mirror<P: SecondPath> {
     entries: Vec<Option<Entry<P::Place>>>,
     free: Vec<u32>,
     by_channel: HashMap<(RelayId, u16), u32, FixedState>,
-    /// Those that are looked at in every turn.
+    /// Those that are looked at in every turn; `listed` says of each entry whether it is there.
     active: Vec<u32>,
+    listed: Vec<bool>,
     /// Where the round of all others goes on.
     next: usize,
     due_ns: Option<u64>,
@@ -124,7 +135,6 @@ struct Entry<S> {
     allocation: AllocationId,
     place: S,
     metered: bool,
-    active: bool,
     ways: [Way; 2],
 }
 
@@ -137,6 +147,8 @@ struct Way {
     /// Payload bytes that came in a turn lately, the most and slowly forgotten.
     recent: u64,
     idle: u8,
+    /// How often its pocket was found empty since the last turn.
+    refills: u8,
     /// Whether the path drops what the pocket does not cover, and for which limit it did last.
     shut: bool,
     reason: Reason,
@@ -151,6 +163,7 @@ impl<P: SecondPath> Mirror<P> {
             free: Vec::new(),
             by_channel: HashMap::with_hasher(FixedState::with_seed(seed)),
             active: Vec::new(),
+            listed: Vec::new(),
             next: 0,
             due_ns: None,
             tally: Tally::default(),
@@ -170,22 +183,29 @@ impl<P: SecondPath> Mirror<P> {
         let Some(terms) = server.terms(allocation) else { return };
         // Full: the rules route it, as everything before.
         let Some(place) = self.path.take() else { return };
-        self.path.open(place, path.deadline_ns, terms.metered());
+        let metered = terms.metered();
+        self.path.open(place, path.deadline_ns, metered);
         let ways = Direction::BOTH.map(|direction| Way {
             seen: self.path.read(place, direction),
             relayed: terms.relayed[direction.index()],
-            recent: 0,
+            recent: if metered { EXPECTED } else { 0 },
             idle: 0,
+            refills: 0,
             shut: false,
             reason: Reason::UserBandwidth,
         });
-        let entry = Entry { allocation, place, metered: terms.metered(), active: false, ways };
         let at = self.free.pop().unwrap_or_else(|| {
             self.entries.push(None);
+            self.listed.push(false);
+            // Whoever is listed for a datagram finds room.
+            self.active.reserve(self.entries.len() - self.active.len());
             (self.entries.len() - 1) as u32
         });
-        self.entries[at as usize] = Some(entry);
+        self.entries[at as usize] = Some(Entry { allocation, place, metered, ways });
         self.by_channel.insert(key, at);
+        if metered {
+            self.list(at);
+        }
         self.due_ns.get_or_insert(now.mono_ns + TURN_NS);
         self.path.install(place, path, relay);
     }
@@ -205,8 +225,46 @@ impl<P: SecondPath> Mirror<P> {
         self.path.close(entry.place);
         if self.by_channel.is_empty() {
             (self.due_ns, self.next) = (None, 0);
-            (self.entries, self.free, self.active) = (Vec::new(), Vec::new(), Vec::new());
+            (self.entries, self.free) = (Vec::new(), Vec::new());
+            (self.active, self.listed) = (Vec::new(), Vec::new());
         }
+    }
+
+    /// The rules relayed a datagram of a UDP client that the second path passed up, maybe because a
+    /// pocket is empty: then it is filled. `message` is what came from the client, or leaves to it;
+    /// of interest are its first two bytes, a channel's number or the sign that there is none.
+    /// `exchange` as for [`Self::turn`].
+    ///
+    /// Allocates nothing, and does more than to look into a table for some datagrams of a turn only.
+    pub fn passed_up(
+        &mut self,
+        relay: RelayId,
+        direction: Direction,
+        message: &[u8],
+        server: &mut Server,
+        now: Now,
+        mut exchange: impl FnMut(&mut Server),
+    ) {
+        let &[high @ 0x40..=0x7F, low, ..] = message else { return };
+        let number = u16::from_be_bytes([high, low]);
+        let Some(&at) = self.by_channel.get(&(relay, number)) else { return };
+        let Some(entry) = self.entries[at as usize].as_mut() else { return };
+        let (allocation, place) = (entry.allocation, entry.place);
+        let way = &mut entry.ways[direction.index()];
+        if !entry.metered || way.shut || way.refills >= REFILLS {
+            return;
+        }
+        let Some(terms) = server.terms(allocation).filter(|terms| !terms.spent) else { return };
+        let wanted = (2 * way.recent).max(REFILL << (2 * way.refills));
+        let wanted = wanted.min(terms.chunk.unwrap_or(0));
+        way.refills += 1;
+        let missing = wanted.saturating_sub(self.path.read(place, direction).pocket);
+        let (path, tally, exchange) = (&self.path, &mut self.tally, &mut exchange);
+        let mut round = Round { path, server, tally, exchange, now };
+        if round.lend(allocation, place, direction, missing).is_some() {
+            way.refills = REFILLS;
+        }
+        self.list(at);
     }
 
     /// When [`Self::turn`] is due, in `mono_ns`.
@@ -225,12 +283,16 @@ impl<P: SecondPath> Mirror<P> {
         self.due_ns = Some(now.mono_ns + TURN_NS);
         let (path, tally, exchange) = (&self.path, &mut self.tally, &mut exchange);
         let mut round = Round { path, server, tally, exchange, now };
-        let entries = &mut self.entries;
-        self.active.retain(|&at| round.visit(&mut entries[at as usize]));
+        let (entries, listed) = (&mut self.entries, &mut self.listed);
+        self.active.retain(|&at| {
+            let at = at as usize;
+            listed[at] = round.visit(&mut entries[at]);
+            listed[at]
+        });
         let end = (self.next + entries.len().div_ceil(ROUND)).min(entries.len());
-        for (at, entry) in entries.iter_mut().enumerate().take(end).skip(self.next) {
-            let active = entry.as_ref().is_some_and(|entry| entry.active);
-            if !active && round.visit(entry) {
+        for at in self.next..end {
+            if !listed[at] && round.visit(&mut entries[at]) {
+                listed[at] = true;
                 self.active.push(at as u32);
             }
         }
@@ -250,6 +312,13 @@ impl<P: SecondPath> Mirror<P> {
     /// The same for its last record.
     pub fn complete_record(&mut self, record: &mut Record) {
         self.tally.late.add_to_record(record);
+    }
+
+    /// Has an entry looked at in the next turn.
+    fn list(&mut self, at: u32) {
+        if !core::mem::replace(&mut self.listed[at as usize], true) {
+            self.active.push(at);
+        }
     }
 
     fn entry(&self, at: u32) -> Option<&Entry<P::Place>> {
@@ -317,8 +386,7 @@ impl<P: SecondPath, X: FnMut(&mut Server)> Round<'_, P, X> {
         for (direction, turn) in Direction::BOTH.into_iter().zip(turns) {
             self.top_up(entry, direction, turn, &terms);
         }
-        entry.active = self.server.meters() && entry.ways.iter().any(|way| way.recent > 0);
-        entry.active
+        self.server.meters() && entry.ways.iter().any(|way| way.recent > 0)
     }
 
     /// Lends what the next two turns need, as far as the limits allow, and takes back what is too
@@ -332,6 +400,7 @@ impl<P: SecondPath, X: FnMut(&mut Server)> Round<'_, P, X> {
     ) {
         let (allocation, place) = (entry.allocation, entry.place);
         let way = &mut entry.ways[direction.index()];
+        way.refills = 0;
         let came = turn.relayed + turn.stopped;
         way.idle = if came == 0 { way.idle.saturating_add(1) } else { 0 };
         way.recent = if way.idle < IDLE_TURNS { came.max(way.recent - way.recent / 8) } else { 0 };
@@ -348,12 +417,7 @@ impl<P: SecondPath, X: FnMut(&mut Server)> Round<'_, P, X> {
         let over = if terms.spent {
             Some(Reason::VolumeSpent)
         } else {
-            let (bytes, over) =
-                self.borrow(allocation, direction, wanted.saturating_sub(turn.pocket));
-            if bytes > 0 {
-                self.path.lend(place, direction, bytes);
-            }
-            over
+            self.lend(allocation, place, direction, wanted.saturating_sub(turn.pocket))
         };
         // Where a pocket cannot hold what passes in a turn, nothing would be gained.
         let shut = over.filter(|_| passed < came - came / REFUSED && passed <= chunk);
@@ -362,6 +426,21 @@ impl<P: SecondPath, X: FnMut(&mut Server)> Round<'_, P, X> {
             self.path.shut(place, direction, way.shut);
         }
         way.reason = shut.unwrap_or(way.reason);
+    }
+
+    /// Fills a pocket. Says which limit gave less than was wanted.
+    fn lend(
+        &mut self,
+        allocation: AllocationId,
+        place: P::Place,
+        direction: Direction,
+        wanted: u64,
+    ) -> Option<Reason> {
+        let (bytes, over) = self.borrow(allocation, direction, wanted);
+        if bytes > 0 {
+            self.path.lend(place, direction, bytes);
+        }
+        over
     }
 
     /// Borrows from the rules, and has them lease more where that is what it takes. Says also which

@@ -8,7 +8,9 @@ use std::rc::Rc;
 
 use turnway_relay::effect::ChannelPath;
 use turnway_relay::mirror::Counts;
-use turnway_relay::{Direction, FiveTuple, SecondPath};
+use turnway_relay::{Direction, Event, FiveTuple, SecondPath};
+
+use super::World;
 
 /// What the second path does with a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +19,27 @@ pub(crate) enum Fate {
     Dropped,
     /// It is the rules' to decide.
     PassedUp,
+}
+
+impl World {
+    /// The rules relayed a datagram of a channel that the second path had passed up.
+    pub(crate) fn passed_up(
+        &mut self,
+        shard: usize,
+        local: SocketAddr,
+        direction: Direction,
+        number: u16,
+    ) {
+        let Some((_, mirrors)) = &mut self.second else { return };
+        let found = self.sockets[shard].iter().find(|&(_, socket)| *socket == local);
+        let (&relay, _) = found.expect("what is relayed has a socket");
+        let (server, ledger, now) = (&mut self.servers[shard], &mut self.ledger, self.now);
+        let message = number.to_be_bytes();
+        mirrors[shard].passed_up(relay, direction, &message, server, now, |server| {
+            ledger.exchange(shard as u16, server.exchange(), now.mono_ns);
+            server.handle(Event::Exchanged, now, &mut []);
+        });
+    }
 }
 
 /// One that all shards share, and whoever looks.

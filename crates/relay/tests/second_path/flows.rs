@@ -336,17 +336,22 @@ impl Net {
         static ZEROS: [u8; 1500] = [0; 1500];
         let Guest { client, number, relay, peer } = &self.guests[guest];
         let payload = &ZEROS[..size as usize];
-        match way {
+        let (shard, number, relay) = (client.shard, *number, *relay);
+        let passed = match way {
             Direction::ToPeer => {
-                let mut data = channel_header(*number, size as u16).to_vec();
+                let mut data = channel_header(number, size as u16).to_vec();
                 data.extend_from_slice(payload);
                 if client.at.tuple.transport.is_stream() {
                     data.resize(data.len().next_multiple_of(4), 0);
                 }
                 client.datagram(&mut self.world, &data, None).map(drop)
             }
-            Direction::ToClient => self.world.peer_sends(*relay, *peer, payload).map(drop),
+            Direction::ToClient => self.world.peer_sends(relay, *peer, payload).map(drop),
+        };
+        if passed.is_ok() {
+            self.world.passed_up(shard, relay, way, number);
         }
+        passed
     }
 
     /// What the figures say is what happened. Counters that the mirrors have not read yet must be

@@ -67,6 +67,30 @@ fn less_than_the_limit_loses_nothing_and_takes_the_second_path() {
     }
 }
 
+/// Whether the channel is new or was idle for long, and whatever the phase of the turns.
+#[test]
+fn whoever_begins_takes_the_second_path_after_a_few_datagrams() {
+    for (kind, rate) in Kind::ALL.into_iter().flat_map(|kind| RATES.map(|rate| (kind, rate))) {
+        for idle_ns in [0, 20 * MS, SECOND_NS, SECOND_NS + 70 * MS] {
+            for load in [rate / 8, rate / 2] {
+                let begun = Flow::new(10, usual_size(rate), load);
+                for flow in [begun, begun.to_client()] {
+                    let mut net = Net::new(kind.quotas(default_burst(rate)), 1, 1);
+                    for _ in 0..20 {
+                        net.guest(0, false);
+                    }
+                    net.run(idle_ns);
+                    net.flow(flow);
+                    let flow = net.measure(300 * MS)[0];
+                    let [slow, all] = [flow.slow, flow.offered].map(|bytes| bytes / flow.size);
+                    let begins = format!("{kind:?}, {load} of {rate} after {idle_ns} ns");
+                    assert!(slow <= 3 + all / 16, "{begins}: {slow} of {all}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn nothing_is_metered_that_nobody_limits() {
     let counted = turnway_relay::Quotas { count_volume: true, ..Default::default() };
