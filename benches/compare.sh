@@ -19,4 +19,28 @@ command -v "${COTURN:-turnserver}" >/dev/null || tests/install-deps.sh
 if [[ " $* " != *" --quick "* ]]; then
   export CARGO_PROFILE_BENCH_LTO=thin CARGO_PROFILE_BENCH_CODEGEN_UNITS=4
 fi
-exec cargo bench --locked --quiet --bench compare -- "$@"
+
+# Whoever is killed leaves its network namespaces behind: they are named after the process that made
+# them, and go when that is no more.
+sweep() {
+  local name
+  for name in $(ip netns list 2>/dev/null | cut -d' ' -f1); do
+    if [[ $name =~ ^tw-(generator|relay)-([0-9]+)-[0-9]+$ && ! -d /proc/${BASH_REMATCH[2]} ]]; then
+      ip netns delete "$name" || true
+    fi
+  done
+}
+
+# In a process group of its own, so that everything of it can be ended.
+set -m
+cargo bench --locked --quiet --bench compare -- "$@" &
+bench=$!
+end() {
+  kill -KILL -- "-$bench" 2>/dev/null || true
+  wait "$bench" 2>/dev/null || true
+  exit 130
+}
+trap sweep EXIT
+trap end INT TERM HUP
+sweep
+wait "$bench"
