@@ -11,10 +11,14 @@ use turnway_dtls::{Context, Received};
 
 use crate::common::{ECDSA, Made, RSA, Server, certificate, context, settings};
 
-/// Serves one client on a loopback socket, and echoes, until it closes the association.
+/// Lines by which `openssl s_client` is told what to do.
+const QUIT: &str = "Q";
+const RENEGOTIATE: &str = "R";
+
+/// Serves one client on a loopback socket, and echoes, until it ends the association.
 fn serve(socket: &UdpSocket, server: &mut Server) {
     let mut buffer = [0; 4096];
-    while server.events.last() != Some(&Received::Closed) {
+    while !matches!(server.events.last(), Some(Received::Closed | Received::Failed(_))) {
         let (len, from) = socket.recv_from(&mut buffer).expect("the client is silent");
         for datagram in server.take(&buffer[..len]) {
             socket.send_to(&datagram, from).unwrap();
@@ -28,8 +32,9 @@ fn serve(socket: &UdpSocket, server: &mut Server) {
     }
 }
 
-/// Runs `openssl s_client` against a server with this certificate; what it printed.
-fn s_client(made: &Made, name: &str, more: &[&str]) -> String {
+/// Runs `openssl s_client` against a server with this certificate, and gives it a `command` when its
+/// line was echoed. What it printed, and what the server saw.
+fn s_client(made: &Made, name: &str, more: &[&str], command: &'static str) -> (String, Server) {
     let root = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(root.path(), &made.root).unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -53,27 +58,33 @@ fn s_client(made: &Made, name: &str, more: &[&str]) -> String {
     let reader = std::thread::spawn(move || {
         let mut text = String::new();
         let mut buffer = [0; 4096];
-        // The echo shows that the association works; a line with Q then ends it.
+        // The echo shows that the association works.
         input.write_all(b"are you there\n").unwrap();
         while !text.contains("are you there") {
             let len = output.read(&mut buffer).unwrap();
             assert_ne!(len, 0, "openssl gave up: {text}");
             text.push_str(&String::from_utf8_lossy(&buffer[..len]));
         }
-        input.write_all(b"Q\n").unwrap();
+        input.write_all(command.as_bytes()).unwrap();
+        input.write_all(b"\n").unwrap();
+        while let Ok(len @ 1..) = output.read(&mut buffer) {
+            text.push_str(&String::from_utf8_lossy(&buffer[..len]));
+        }
         text
     });
     serve(&socket, &mut server);
-    assert!(client.wait().unwrap().success());
+    let end = client.wait_with_output().unwrap();
+    assert_eq!(end.status.success(), command == QUIT);
     assert_eq!(server.session().server_name(), Some(name));
-    reader.join().unwrap()
+    let text = reader.join().unwrap() + &String::from_utf8_lossy(&end.stderr);
+    (text, server)
 }
 
 #[test]
 fn openssl_s_client_verifies_the_chain_and_echoes() {
     for algorithm in [RSA, ECDSA] {
         let made = certificate(algorithm, &["turn.example.org"]);
-        let text = s_client(&made, "turn.example.org", &["-alpn", "h2,stun.turn"]);
+        let (text, _) = s_client(&made, "turn.example.org", &["-alpn", "h2,stun.turn"], QUIT);
         assert!(text.contains("Verify return code: 0 (ok)"), "{text}");
         assert!(text.contains("ALPN protocol: stun.turn"), "{text}");
         assert!(text.contains("DTLSv1.2"), "{text}");
@@ -83,8 +94,19 @@ fn openssl_s_client_verifies_the_chain_and_echoes() {
 #[test]
 fn openssl_s_client_over_a_small_mtu() {
     let made = certificate(RSA, &["turn.example.org"]);
-    let text = s_client(&made, "turn.example.org", &["-mtu", "300"]);
+    let (text, _) = s_client(&made, "turn.example.org", &["-mtu", "300"], QUIT);
     assert!(text.contains("Verify return code: 0 (ok)"), "{text}");
+}
+
+#[test]
+fn renegotiation_is_refused() {
+    let made = certificate(ECDSA, &["turn.example.org"]);
+    let (text, server) = s_client(&made, "turn.example.org", &[], RENEGOTIATE);
+    assert!(text.contains("RENEGOTIATING"), "{text}");
+    assert!(text.contains("no renegotiation"), "{text}");
+    // The client gives up when it is refused; the server had one handshake and no quarrel.
+    assert_eq!(server.events[0], Received::Established);
+    assert_eq!(server.events.len(), 2, "{:?}", server.events);
 }
 
 /// Everything dimpl wants to send or say.
