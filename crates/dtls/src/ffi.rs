@@ -29,6 +29,7 @@ const SET_MAX_CERT_LIST: c_int = 51;
 
 unsafe extern "C" {
     fn DTLSv1_listen(ssl: *mut openssl_sys::SSL, client: *mut openssl_sys::BIO_ADDR) -> c_int;
+    fn SSL_has_pending(ssl: *const openssl_sys::SSL) -> c_int;
     fn BIO_ADDR_new() -> *mut openssl_sys::BIO_ADDR;
     fn BIO_ADDR_free(address: *mut openssl_sys::BIO_ADDR);
 }
@@ -85,6 +86,12 @@ impl Stream {
         // SAFETY: made above, freed once, and not used again.
         unsafe { BIO_ADDR_free(address) };
         listened == 1
+    }
+
+    /// Whether there is more of what was received: records, decrypted or not.
+    pub(crate) fn has_pending(&self) -> bool {
+        // SAFETY: only looks at the connection.
+        unsafe { SSL_has_pending(self.ssl().as_ptr()) != 0 }
     }
 
     /// How long until OpenSSL wants to retransmit by its own clock; `None` when nothing is pending.

@@ -135,6 +135,9 @@ impl Session {
             return Received::Idle;
         }
         let established = self.phase == Phase::Established;
+        if established && datagram.is_empty() && !self.stream.has_pending() {
+            return Received::Idle;
+        }
         let mut answered = false;
         let mut send = |datagram: &[u8]| {
             answered = true;
