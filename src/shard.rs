@@ -21,7 +21,8 @@ use turnway_offload::Offload;
 use turnway_relay::effect::{ChannelPath, VolumeSpent};
 use turnway_relay::ledger::{Count, Last, Release};
 use turnway_relay::{
-    AllocationId, Client, Effect, Event, Mirror, Now, Record, RelayId, Server, Transport, Want,
+    AllocationId, Client, Direction, Effect, Event, Mirror, Now, Record, RelayId, Server,
+    Transport, Want,
 };
 use turnway_udp::{self as udp, Events, Interest, Poller, ReceiveBatch, SendBatch};
 use turnway_wire::Family;
@@ -353,6 +354,18 @@ impl Shard {
         });
         self.stats.offloaded = mirror.relayed();
         self.unpublished = true;
+    }
+
+    /// User space relayed a datagram of a UDP client that the kernel might have: `message` is what
+    /// came from the client, or leaves to it.
+    #[inline]
+    fn passed_up(&mut self, relay: RelayId, direction: Direction, message: &[u8]) {
+        let Some(mirror) = &mut self.mirror else { return };
+        let (ledger, index, now) = (&self.parts.ledger, self.parts.index, self.now);
+        mirror.passed_up(relay, direction, message, &mut self.parts.server, now, |server| {
+            ledger.lock().exchange(index, server.exchange(), now.mono_ns);
+            server.handle(Event::Exchanged, now, &mut []);
+        });
     }
 
     /// Tells the ledger what was spent and leases more.

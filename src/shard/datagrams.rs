@@ -1,6 +1,6 @@
 //! Datagrams: from clients to the rules, from peers to the rules, and on.
 
-use turnway_relay::{Client, Event, IcmpError, IpFields, Route, Transport};
+use turnway_relay::{Client, Direction, Event, IcmpError, IpFields, Route, Transport};
 use turnway_udp::{self as udp, Outgoing, Payload, Prefix, ReceiveBatch};
 use turnway_wire::{Family, Kind, classify};
 
@@ -119,6 +119,9 @@ impl Shard {
                     pad: 0,
                     tag: TO_PEER,
                 });
+                if client.tuple.transport == Transport::Udp {
+                    self.passed_up(via, Direction::ToPeer, data);
+                }
                 self.flush_if_full(batch);
             }
             Route::Request => {
@@ -157,6 +160,9 @@ impl Shard {
                 }
                 if let Route::ToClient { to, prefix, pad, ip } = route {
                     let payload = Payload { slot, offset: range.start, len };
+                    if to.tuple.transport == Transport::Udp {
+                        self.passed_up(id, Direction::ToClient, prefix.as_bytes());
+                    }
                     self.queue_for_client(&to, prefix.as_bytes(), payload, pad, ip, batch);
                 }
             }

@@ -130,7 +130,9 @@ impl Shard {
                     Broken::Proxy => &mut self.stats.proxy_errors,
                     Broken::Crowded => &mut self.stats.source_refused,
                     Broken::Tls(_) if opening => &mut self.stats.tls_handshake_failures,
-                    Broken::Tls(_) | Broken::TooLong | Broken::NotTurn => &mut self.stats.tcp_protocol_errors,
+                    Broken::Tls(_) | Broken::TooLong | Broken::NotTurn => {
+                        &mut self.stats.tcp_protocol_errors
+                    }
                 } += 1;
                 self.write_stream(index, batch); // what was asked before is answered
                 self.disconnect(index, batch);

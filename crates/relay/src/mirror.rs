@@ -28,7 +28,7 @@ use core::net::SocketAddr;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-use crate::address::{AllocationId, Now, RelayId};
+use crate::address::{AllocationId, Now, RelayId, Transport};
 use crate::effect::{ChannelPath, Record, Traffic};
 use crate::ledger::{Direction, Release};
 use crate::meter::Lent;
@@ -172,7 +172,7 @@ impl<P: SecondPath> Mirror<P> {
 
     /// A channel of a UDP client may be relayed, or its deadline moved.
     pub fn up(&mut self, path: &ChannelPath, relay: SocketAddr, server: &Server, now: Now) {
-        if path.client.tuple.transport.is_stream() {
+        if path.client.tuple.transport != Transport::Udp {
             return;
         }
         let key = (path.relay, path.number);
