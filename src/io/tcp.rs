@@ -1,8 +1,8 @@
 //! Clients' connections, over TCP and over TLS: bounded buffers both ways, and back-pressure.
 //!
 //! What is received is decrypted and framed in the shard's receive batch; only what is incomplete
-//! is kept here. What is to be sent is gathered per connection, encrypted and written once per
-//! batch. A client that does not read loses relayed datagrams; one that does not read its answers
+//! is kept here. What is to be sent is encrypted at once, gathered per connection and written once
+//! per batch. A client that does not read loses relayed datagrams; one that does not read its answers
 //! either is not read from.
 //!
 //! What a connection's bytes are is its [`Layer`], which begins with what its door says: first a
@@ -54,8 +54,9 @@ pub struct Connection {
     /// What was read and waits for more: the beginning of a frame, and bytes that its layer has
     /// not taken in.
     carry: [Vec<u8>; 2],
-    /// Gathered for this batch's end, when it is encrypted to the end of `queue`.
+    /// One message, on its way to be encrypted.
     plain: Vec<u8>,
+    /// As it goes out, once per batch.
     queue: Vec<u8>,
     written: usize,
     /// What the poller watches for.
@@ -256,15 +257,7 @@ impl Connection {
     }
 
     fn pending(&self) -> usize {
-        self.queue.len() - self.written + self.plain.len()
-    }
-
-    /// Where what is to be sent is gathered.
-    fn outbox(&mut self) -> &mut Vec<u8> {
-        match self.layer {
-            Layer::Tls(_) => &mut self.plain,
-            Layer::Proxied | Layer::Either | Layer::Plain => &mut self.queue,
-        }
+        self.queue.len() - self.written
     }
 
     /// Queues an answer.
@@ -272,8 +265,7 @@ impl Connection {
         if self.pending() + answer.len() > limit + ANSWER_ROOM {
             return Err(Full::Close);
         }
-        self.outbox().extend_from_slice(answer);
-        Ok(())
+        self.queue_message([answer, &[], &[]])
     }
 
     /// Queues a relayed datagram.
@@ -282,11 +274,28 @@ impl Connection {
         if self.pending() + len > limit {
             return Err(Full::Dropped);
         }
-        let outbox = self.outbox();
-        for piece in pieces {
-            outbox.extend_from_slice(piece);
+        self.queue_message(pieces)
+    }
+
+    /// Queues one message. It becomes a TLS record of its own: coturn's clients take one message
+    /// from each and lose what else is in it.
+    fn queue_message(&mut self, pieces: [&[u8]; 3]) -> Result<(), Full> {
+        match &mut self.layer {
+            Layer::Proxied | Layer::Either | Layer::Plain => {
+                for piece in pieces {
+                    self.queue.extend_from_slice(piece);
+                }
+                Ok(())
+            }
+            Layer::Tls(session) => {
+                for piece in pieces {
+                    self.plain.extend_from_slice(piece);
+                }
+                let sent = session.send(&self.plain, &mut self.queue);
+                empty(&mut self.plain);
+                sent.map_err(|_| Full::Close)
+            }
         }
-        Ok(())
     }
 
     /// Whether the kernel had no room when it was last written to, and has not said since that it
@@ -298,12 +307,6 @@ impl Connection {
     /// Writes what is queued as far as the client takes it.
     pub fn write(&mut self, limit: usize) -> Written {
         self.dirty = false;
-        if let Layer::Tls(session) = &mut self.layer {
-            if session.send(&self.plain, &mut self.queue).is_err() {
-                return Written::Broken;
-            }
-            empty(&mut self.plain);
-        }
         while self.pending() > 0 {
             match (&self.stream).write(&self.queue[self.written..]) {
                 Ok(0) => return Written::Broken,

@@ -126,6 +126,9 @@ impl Shard {
                 self.disconnect(index, batch);
             }
             Err(broken) => {
+                if let Some(Client { tuple, .. }) = self.connections.client(index) {
+                    tracing::debug!(client = %tuple.client, ?broken, "connection closed");
+                }
                 *match broken {
                     Broken::Proxy => &mut self.stats.proxy_errors,
                     Broken::Crowded => &mut self.stats.source_refused,
