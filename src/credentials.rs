@@ -290,6 +290,26 @@ mod tests {
     }
 
     #[test]
+    fn secured_listeners_are_turns() {
+        let listeners = "listen = [\n\
+            { transport = \"dtls\", address = \"0.0.0.0:5349\" },\n\
+            { transport = \"tls\", address = \"0.0.0.0:5349\" },\n\
+            { transport = \"auto\", address = \"0.0.0.0:443\" },\n]\n\
+            tls.certificate = [{ certificate = \"a.pem\", key = \"a.key\" }]";
+        assert_eq!(
+            uris(&config(listeners), Some("turn.example.org")).unwrap(),
+            [
+                "turn:turn.example.org:443?transport=udp",
+                "turn:turn.example.org:443?transport=tcp",
+                "turns:turn.example.org:5349?transport=tcp",
+                "turns:turn.example.org:443?transport=tcp",
+                "turns:turn.example.org:5349?transport=udp",
+                "turns:turn.example.org:443?transport=udp",
+            ]
+        );
+    }
+
+    #[test]
     fn a_host_replaces_addresses_and_is_named_once() {
         assert_eq!(
             uris(&config(BOTH), Some("turn.example.org")).unwrap(),

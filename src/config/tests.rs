@@ -56,7 +56,7 @@ fn a_short_file_gets_the_defaults() {
     let (config, warnings) = with("").unwrap();
     assert_eq!(warnings, Vec::<String>::new());
     assert_eq!(config.realm, "turnway");
-    assert_eq!(config.relay, Relay { addresses: vec![], ports: 49152..=65535 });
+    assert_eq!(config.relay, Relay { addresses: vec![], ports: 49152..=65535, tcp: true });
     assert_eq!(config.limits.permissions_per_allocation, 256);
     assert_eq!(config.limits.channels_per_allocation, 256);
     assert_eq!(config.limits.allocations, None);
@@ -82,6 +82,7 @@ proxy_protocol = ["10.0.0.0/8"]
 [relay]
 addresses = ["203.0.113.7", { local = "fd00::5", external = "2001:db8::7" }]
 ports = "50000-50999"
+tcp = false
 [auth]
 rest_secrets = ["0123456789abcdef", "fedcba9876543210"]
 rest_separator = "|"
@@ -106,6 +107,7 @@ nat64 = ["64:ff9b:1::/48"]
 allocations = 500
 permissions_per_allocation = 10
 channels_per_allocation = 20
+connections_per_allocation = 30
 old_channel_numbers = false
 max_lifetime = "2h"
 unauthenticated_per_source = "50/s"
