@@ -101,7 +101,8 @@ pub struct FloodArgs {
     whom: Whom,
     #[command(flatten)]
     who: Who,
-    /// How clients reach the server; with tcp each has a connection
+    /// How clients reach the server; with tcp and tls each has a connection, and any certificate
+    /// will do
     #[arg(long, value_enum, default_value_t = TransportArg::Udp)]
     transport: TransportArg,
     /// How many allocations
@@ -151,7 +152,8 @@ pub struct AllocateArgs {
     whom: Whom,
     #[command(flatten)]
     who: Who,
-    /// How clients reach the server; with tcp each has a connection
+    /// How clients reach the server; with tcp and tls each has a connection, and any certificate
+    /// will do
     #[arg(long, value_enum, default_value_t = TransportArg::Udp)]
     transport: TransportArg,
     /// How many allocations
@@ -388,6 +390,7 @@ impl FromStr for Rate {
 enum TransportArg {
     Udp,
     Tcp,
+    Tls,
 }
 
 impl From<TransportArg> for Transport {
@@ -395,6 +398,7 @@ impl From<TransportArg> for Transport {
         match arg {
             TransportArg::Udp => Self::Udp,
             TransportArg::Tcp => Self::Tcp,
+            TransportArg::Tls => Self::Tls,
         }
     }
 }

@@ -159,7 +159,7 @@ fn open(
     settings: &Settings,
 ) -> Result<Column, LoadError> {
     let options = Options {
-        server: lane.kind.address(),
+        server: lane.kind.address_for(cell.transport),
         transport: cell.transport,
         allocations: cell.allocations,
         size: cell.size,
@@ -278,6 +278,7 @@ fn name(cell: &Cell) -> String {
     let transport = match transport {
         Transport::Udp => "",
         Transport::Tcp => "TCP clients, ",
+        Transport::Tls => "TLS clients, ",
     };
     let directions = match directions {
         Directions::ToPeer => "to peers",

@@ -1,4 +1,4 @@
-//! Rows 1 to 6 and 14, and the grid: what is done, by whom, and what is to be shown.
+//! Rows 1 to 6, 14 and 15, and the grid: what is done, by whom, and what is to be shown.
 
 use turnway_load::LoadError;
 use turnway_load::clients::Transport;
@@ -65,8 +65,10 @@ pub(crate) fn grid(settings: &Settings) -> Outcome {
     for size in [172, 1_200] {
         let send = Cell { size, ..USUAL };
         unsound += usize::from(!cell::run(&send, &modes, &[], &servers, settings)?);
-        let tcp = Cell { transport: Transport::Tcp, ..send };
-        unsound += usize::from(!cell::run(&tcp, &lanes[..2], &[], &servers, settings)?);
+        for transport in [Transport::Tcp, Transport::Tls] {
+            let streams = Cell { transport, ..send };
+            unsound += usize::from(!cell::run(&streams, &lanes[..2], &[], &servers, settings)?);
+        }
     }
     Ok(unsound)
 }
@@ -130,6 +132,14 @@ fn row(number: u32) -> Row {
             cells: vec![Cell { transport: Transport::Tcp, work: Work::Paced(20_000.0), ..USUAL }],
             lanes: vec![TURNWAY, COTURN],
             goals: vec![cpu_goal(1, 0.7)],
+        },
+        15 => Row {
+            title: "TLS clients, 100 connections, saturated",
+            cells: [1_200, 172]
+                .map(|size| Cell { transport: Transport::Tls, size, ..USUAL })
+                .to_vec(),
+            lanes: vec![TURNWAY, COTURN],
+            goals: vec![lossless(1, 1.5)],
         },
         _ => Row {
             title: "latency at half of coturn's lossless rate",

@@ -24,6 +24,8 @@ const USER: &str = "user";
 const PASSWORD: &str = "password-of-user";
 const REALM: &str = "test.lan";
 
+const TLS_PORT: u16 = 5349;
+
 /// Until a server must answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -58,6 +60,14 @@ impl Kind {
         };
         SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(127, 253, 7, host)), 3478)
     }
+
+    /// Where clients reach it over a transport.
+    pub(crate) fn address_for(self, transport: Transport) -> SocketAddr {
+        match transport {
+            Transport::Udp | Transport::Tcp => self.address(),
+            Transport::Tls => SocketAddr::new(self.address().ip(), TLS_PORT),
+        }
+    }
 }
 
 /// A running server; it ends with this value.
@@ -75,8 +85,8 @@ impl Server {
         assert_vacant(kind)?;
         let folder = tempfile::tempdir().map_err(cannot())?;
         let command = match kind {
-            Kind::Turnway => turnway(folder.path()),
-            Kind::Coturn => Ok(coturn(folder.path())),
+            Kind::Turnway => certify(folder.path()).and_then(|()| turnway(folder.path())),
+            Kind::Coturn => certify(folder.path()).map(|()| coturn(folder.path())),
             Kind::Forwarder | Kind::PlainForwarder => unreachable!("started by `forward`"),
         };
         let mut command = command.map_err(cannot())?;
@@ -178,6 +188,20 @@ fn spawn(mut command: Command, cpu: usize) -> std::io::Result<Child> {
     thread::spawn(start).join().expect("it does not panic")
 }
 
+/// Makes a certificate that is good for nothing but a measurement.
+fn certify(folder: &Path) -> std::io::Result<()> {
+    let made = rcgen::generate_simple_self_signed(["relay.test".to_owned()]);
+    let made = made.map_err(std::io::Error::other)?;
+    fs::write(folder.join("cert.pem"), made.cert.pem())?;
+    let mut key = private(&folder.join("key.pem"))?;
+    key.write_all(made.signing_key.serialize_pem().as_bytes())
+}
+
+/// A new file that only we may read.
+fn private(path: &Path) -> std::io::Result<fs::File> {
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
 /// Turnway as it comes, with loopback peers allowed and the limit on unauthenticated answers out
 /// of the way.
 fn turnway(folder: &Path) -> std::io::Result<Command> {
@@ -188,6 +212,8 @@ fn turnway(folder: &Path) -> std::io::Result<Command> {
     for transport in ["udp", "tcp"] {
         text += &format!("[[listen]]\ntransport = \"{transport}\"\naddress = \"{address}\"\n");
     }
+    text += &format!("[[listen]]\ntransport = \"tls\"\naddress = \"{ip}:{TLS_PORT}\"\n");
+    text += "[[tls.certificate]]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n";
     text += &format!("[relay]\naddresses = [\"{ip}\"]\n");
     text += &format!("[[auth.user]]\nname = \"{USER}\"\npassword = \"{PASSWORD}\"\n");
     text += "[peers]\nallow = [\"127.0.0.0/8\"]\n";
@@ -195,7 +221,7 @@ fn turnway(folder: &Path) -> std::io::Result<Command> {
     text += "unauthenticated_burst = \"100000000\"\n[log]\nlevel = \"error\"\n";
     // Rows 1 to 9 are about user space.
     text += "[offload]\nmode = \"off\"\n";
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    let mut file = private(&path)?;
     file.write_all(text.as_bytes())?;
     let program = std::env::var_os("TURNWAY");
     let mut command = Command::new(program.unwrap_or_else(|| env!("CARGO_BIN_EXE_turnway").into()));
@@ -209,14 +235,18 @@ fn coturn(folder: &Path) -> Command {
     let address = Kind::Coturn.address();
     let (ip, port) = (address.ip().to_string(), address.port().to_string());
     let flags = std::env::var("COTURN_FLAGS");
-    let flags =
-        flags.unwrap_or_else(|_| "--no-tls --no-dtls -m 1 --simple-log --no-cli".to_owned());
+    let flags = flags.unwrap_or_else(|_| "--no-dtls -m 1 --simple-log --no-cli".to_owned());
     let mut command =
         Command::new(std::env::var_os("COTURN").unwrap_or_else(|| "turnserver".into()));
     command
         .args(["-L", &ip, "-E", &ip, "-p", &port, "-r", REALM, "--lt-cred-mech"])
         .args(["-u", &format!("{USER}:{PASSWORD}"), "--allow-loopback-peers"])
         .args(["-c", "/dev/null", "--log-file", "/dev/null"])
+        .args(["--tls-listening-port", &TLS_PORT.to_string()])
+        .arg("--cert")
+        .arg(folder.join("cert.pem"))
+        .arg("--pkey")
+        .arg(folder.join("key.pem"))
         .arg("-b")
         .arg(folder.join("users.sqlite"))
         .arg("--pidfile")

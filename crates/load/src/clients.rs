@@ -30,6 +30,19 @@ pub enum Transport {
     Udp,
     /// A connection for each client.
     Tcp,
+    /// The same within TLS, whatever certificate the server has.
+    Tls,
+}
+
+impl Transport {
+    /// Whether each client has a connection.
+    #[must_use]
+    pub fn is_stream(self) -> bool {
+        match self {
+            Self::Udp => false,
+            Self::Tcp | Self::Tls => true,
+        }
+    }
 }
 
 /// All clients of one thread.
@@ -60,7 +73,9 @@ impl Clients {
     pub fn open(server: SocketAddr, transport: Transport, count: usize) -> Result<Self, LoadError> {
         let local = own_address(server)?;
         let link = match (transport, local) {
-            (Transport::Tcp, _) => Link::Streams(Streams::connect(server, count)?),
+            (Transport::Tcp | Transport::Tls, _) => {
+                Link::Streams(Streams::connect(server, transport, count)?)
+            }
             (Transport::Udp, IpAddr::V4(ip)) if ip.is_loopback() && count <= SHARED_MAX => {
                 let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
                 let opened = udp::listener_udp(any, SOCKET_BUFFER);

@@ -142,7 +142,7 @@ impl Report {
     fn probe(&self, transport: Transport) -> Probe {
         let refused = match transport {
             Transport::Udp => 0.0,
-            Transport::Tcp => self.unsent as f64 / self.seconds.max(1e-9),
+            Transport::Tcp | Transport::Tls => self.unsent as f64 / self.seconds.max(1e-9),
         };
         let sent = self.sent_rate + refused;
         Probe { sent, loss: (self.loss * self.sent_rate + refused) / sent.max(1e-9) }
@@ -422,7 +422,7 @@ pub(crate) fn pin(cpu: usize) -> Result<(), LoadError> {
 ///
 /// Nobody listens there, or says nothing for four seconds.
 pub fn greet(server: SocketAddr, transport: Transport, method: Method) -> Result<(), LoadError> {
-    if transport == Transport::Tcp {
+    if transport.is_stream() {
         let connected = TcpStream::connect_timeout(&server, GREETINGS);
         return connected.map(drop).map_err(LoadError::io(format!("cannot reach {server}")));
     }

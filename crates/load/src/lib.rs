@@ -17,8 +17,8 @@
 //! - [`payload`]: what a payload says of itself; [`tally`]: what came of all that was sent
 //! - [`pace`]: when the next datagram is due; [`histogram`]: latencies
 //! - [`turn`]: requests and their answers, without a socket; [`transact`]: many of them at once
-//! - [`clients`]: the clients' sockets; [`streams`]: their connections; [`peers`]: those at the
-//!   other end
+//! - [`clients`]: the clients' sockets; [`streams`]: their connections, perhaps within TLS (`tls`);
+//!   [`peers`]: those at the other end
 //! - [`server`]: what the kernel says of the server's process
 
 #![forbid(unsafe_code)]
@@ -36,6 +36,7 @@ pub mod server;
 pub mod streams;
 pub mod stun;
 pub mod tally;
+mod tls;
 pub mod transact;
 pub mod turn;
 mod worker;

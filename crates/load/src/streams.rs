@@ -9,7 +9,8 @@ use turnway_udp::{Events, Interest, Poller};
 use turnway_wire::{Frame, frame, padding};
 
 use crate::LoadError;
-use crate::clients::poll;
+use crate::clients::{Transport, poll};
+use crate::tls::Tls;
 
 /// How long connecting may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -41,42 +42,67 @@ struct Stream {
 /// What bytes go through.
 enum Wire {
     Tcp(TcpStream),
+    Tls(Box<Tls>),
 }
 
 impl Wire {
-    fn connect(server: SocketAddr) -> io::Result<Self> {
+    fn connect(server: SocketAddr, transport: Transport) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&server, PATIENCE)?;
         stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
-        Ok(Self::Tcp(stream))
+        match transport {
+            Transport::Tls => {
+                stream.set_read_timeout(Some(PATIENCE))?;
+                Ok(Self::Tls(Box::new(Tls::new(stream, server)?)))
+            }
+            Transport::Udp | Transport::Tcp => {
+                stream.set_nonblocking(true)?;
+                Ok(Self::Tcp(stream))
+            }
+        }
     }
 
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.read(into),
+            Self::Tls(tls) => tls.read(into),
         }
     }
 
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.write(from),
+            Self::Tls(tls) => tls.write(from),
+        }
+    }
+
+    /// Whether what was written has not all left.
+    fn is_pending(&self) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            Self::Tls(tls) => tls.is_pending(),
         }
     }
 
     fn watch(&self, poller: &Poller, token: u64) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => poller.add(stream, token, Interest::READ),
+            Self::Tls(tls) => poller.add(&tls.stream, token, Interest::READ),
         }
     }
 }
 
 impl Streams {
-    pub(crate) fn connect(server: SocketAddr, count: usize) -> Result<Self, LoadError> {
-        let cannot = || LoadError::io(format!("cannot connect to {server} over TCP"));
+    pub(crate) fn connect(
+        server: SocketAddr,
+        transport: Transport,
+        count: usize,
+    ) -> Result<Self, LoadError> {
+        let over = if transport == Transport::Tls { "TLS" } else { "TCP" };
+        let cannot = || LoadError::io(format!("cannot connect to {server} over {over}"));
         let poller = Poller::new().map_err(cannot())?;
         let mut streams = Vec::with_capacity(count);
         for client in 0..count {
-            let wire = Wire::connect(server).map_err(cannot())?;
+            let wire = Wire::connect(server, transport).map_err(cannot())?;
             wire.watch(&poller, client as u64).map_err(cannot())?;
             let (carry, out) = (Vec::new(), Vec::new());
             streams.push(Stream { wire, carry, out, is_dirty: false });
@@ -113,7 +139,7 @@ impl Streams {
         self.dirty.retain(|&client| {
             let stream = &mut streams[client as usize];
             failed = failed.take().or(stream.write().err());
-            stream.is_dirty = !stream.out.is_empty();
+            stream.is_dirty = !stream.out.is_empty() || stream.wire.is_pending();
             stream.is_dirty
         });
         failed.map_or(Ok(()), |error| Err(closed(error)))
@@ -178,9 +204,9 @@ impl Stream {
 
     fn write(&mut self) -> io::Result<()> {
         let mut written = 0;
-        while written < self.out.len() {
+        while written < self.out.len() || self.wire.is_pending() {
             match self.wire.write(&self.out[written..]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(0) if written < self.out.len() => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(bytes) => written += bytes,
                 Err(error) if is_passing(&error) => break,
                 Err(error) => return Err(error),
