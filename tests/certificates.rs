@@ -1,19 +1,23 @@
-//! Certificates: found wanting before the start, and read again while the daemon runs.
+//! Certificates: found wanting before the start, and read again while the daemon runs and clients of
+//! OpenSSL are connected.
 
 mod common;
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
-use common::{Relay, Setup};
-use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use common::{Relay, Setup, own_address, program};
+use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
 use tempfile::TempDir;
 
 /// A certificate for `name` that ends in `year`, and its key, as PEM.
 fn pair(name: &str, year: i32) -> (String, String) {
     let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
     params.not_after = date_time_ymd(year, 1, 1);
+    params.distinguished_name.push(DnType::CommonName, name);
     let key = KeyPair::generate().unwrap();
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }
@@ -137,4 +141,79 @@ fn changed_certificates_are_in_force_without_a_restart() {
     relay.next_line("the added certificate", in_force("three.example.org"));
     relay.await_line("the reload", |line| line.contains("reloaded"));
     assert!(relay.is_alive());
+}
+
+/// A client of OpenSSL that has connected.
+struct Live(Child);
+
+impl Live {
+    fn connect(openssl: &Path, to: SocketAddr, version: &str) -> Self {
+        let mut command = Command::new(openssl);
+        command.args(["s_client", "-quiet", version, "-connect"]).arg(to.to_string());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        Self(command.spawn().expect("openssl runs"))
+    }
+
+    /// Sends a Binding request and reads the answer.
+    #[track_caller]
+    fn ask(&mut self, number: u8) {
+        let mut request = [0; 20];
+        request[..8].copy_from_slice(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
+        request[19] = number;
+        let stdin = self.0.stdin.as_mut().expect("piped");
+        stdin.write_all(&request).and_then(|()| stdin.flush()).expect("openssl reads");
+        let stdout = self.0.stdout.as_mut().expect("piped");
+        let mut answer = [0; 20];
+        stdout.read_exact(&mut answer).expect("an answer");
+        assert_eq!(answer[..2], [1, 1], "a success of Binding");
+        assert_eq!(answer[4..], request[4..], "to this request");
+        let mut rest = vec![0; usize::from(u16::from_be_bytes([answer[2], answer[3]]))];
+        stdout.read_exact(&mut rest).expect("the whole answer");
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The subject of the certificate that a new client is shown.
+fn shown(openssl: &Path, to: SocketAddr, version: &str) -> String {
+    let mut command = Command::new(openssl);
+    command.args(["s_client", version, "-connect"]).arg(to.to_string()).stdin(Stdio::null());
+    let output = command.output().expect("openssl runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let subject = text.lines().find_map(|line| line.strip_prefix("subject="));
+    subject.unwrap_or_else(|| panic!("no certificate over {version}: {text}")).to_owned()
+}
+
+#[test]
+fn a_certificate_is_swapped_under_live_connections() {
+    let Some(openssl) = program("openssl", "openssl") else { return };
+    let files = Files::new();
+    let ip = own_address().into();
+    let secured = SocketAddr::new(ip, 5349);
+    let table = files.write("leaf", "one.example.org", 2090);
+    let extra = format!("{table}[[listen]]\ntransport = \"auto\"\naddress = \"{secured}\"\n");
+    let listen = vec![SocketAddr::new(ip, 3478)];
+    let mut relay = Relay::start(Setup { extra, listen, ..Setup::default() });
+    relay.await_line("the first certificate", in_force("one.example.org"));
+
+    const VERSIONS: [&str; 3] = ["-tls1_2", "-tls1_3", "-dtls1_2"];
+    let mut live = VERSIONS.map(|version| Live::connect(&openssl, secured, version));
+    live.iter_mut().for_each(|client| client.ask(1));
+    for version in VERSIONS {
+        let subject = shown(&openssl, secured, version);
+        assert!(subject.contains("one.example.org"), "{version}: {subject}");
+    }
+
+    files.write("leaf", "two.example.org", 2090);
+    relay.next_line("the new certificate", in_force("two.example.org"));
+    for version in VERSIONS {
+        let subject = shown(&openssl, secured, version);
+        assert!(subject.contains("two.example.org"), "{version}: {subject}");
+    }
+    live.iter_mut().for_each(|client| client.ask(2));
 }
