@@ -355,6 +355,7 @@ fn server(quotas: Arc<Quotas>) -> Server {
         nonce_secret: b"0123456789abcdef".to_vec(),
         nonce_lifetime_s: 3600,
         enforce_expiry: true,
+        oauth: None,
     });
     let config = Config {
         auth: auth.expect("valid"),
@@ -365,6 +366,7 @@ fn server(quotas: Arc<Quotas>) -> Server {
             ..PolicyConfig::default()
         }),
         limits: Limits::default(),
+        alternates: Default::default(),
         quotas,
         v4: true,
         v6: false,

@@ -243,7 +243,11 @@ fn write_ended(ended: &Ended) {
 fn write_auth_failed(failed: &AuthFailed) {
     let expired_seconds = match failed.cause {
         AuthFailure::Expired { by_s } => Some(by_s),
-        AuthFailure::UnknownUser | AuthFailure::WrongKey | AuthFailure::NotTimeLimited => None,
+        AuthFailure::UnknownUser
+        | AuthFailure::WrongKey
+        | AuthFailure::NotTimeLimited
+        | AuthFailure::BadToken
+        | AuthFailure::NotYetValid { .. } => None,
     };
     info!(
         user = Name(&failed.user).to_string(),
@@ -280,6 +284,15 @@ impl fmt::Display for Explained {
             AuthFailure::NotTimeLimited => f.write_str(
                 "not a time-limited user name: it must contain the time of expiry, in seconds \
                  since 1970",
+            ),
+            AuthFailure::BadToken => f.write_str(
+                "the access token is not for this server or of another key: compare key, \
+                 algorithm and server name with those of the authorization server",
+            ),
+            AuthFailure::NotYetValid { in_s } => write!(
+                f,
+                "the access token begins in {in_s} s; check the clocks of this machine and of the \
+                 authorization server"
             ),
             AuthFailure::Expired { by_s } => {
                 write!(f, "expired by {by_s} s")?;

@@ -9,10 +9,10 @@ use turnway_relay::quota::Bandwidth;
 
 use super::raw::{Reload, TABLES};
 use super::secret::REDACTED;
-use super::units::{BitRate, Delay, Period, Size, Span, Volume};
+use super::units::{BitRate, Delay, Moment, Period, Size, Span, Volume};
 use super::{
-    Admin, AdminListen, Auth, CertificateFiles, Config, Credential, Limits, Listen, Log, Quota,
-    Relay, Secret, Tls,
+    Admin, AdminListen, Auth, CertificateFiles, Config, Credential, Limits, Listen, Log, OAuthKey,
+    OAuthSecret, Quota, Relay, Secret, Tls,
 };
 
 /// The keys that differ and cannot change while the daemon runs, as dotted names
@@ -54,6 +54,8 @@ pub fn reloaded(old: &Config, new: Config) -> Config {
     Config {
         auth: Auth { database: old.auth.database.clone(), ..new.auth },
         relay: Relay { tcp: new.relay.tcp, ..old.relay.clone() },
+        oauth: new.oauth,
+        alternates: new.alternates,
         peers: new.peers,
         limits,
         quota,
@@ -105,6 +107,8 @@ pub(super) enum Value {
 pub(super) fn settings(config: &Config) -> Vec<Setting> {
     let mut all = top_level(config);
     all.extend(auth(config));
+    all.extend(oauth(config));
+    all.extend(alternate(config));
     all.extend(limits(config));
     all.extend(quota(config));
     all.extend([
@@ -138,6 +142,8 @@ fn top_level(config: &Config) -> Vec<Setting> {
         listen,
         relay,
         auth: _,
+        oauth: _,
+        alternates: _,
         peers,
         limits: _,
         quota: _,
@@ -224,6 +230,55 @@ fn auth(config: &Config) -> Vec<Setting> {
         set("auth.enforce_expiry_at_refresh", auth.enforce_expiry_at_refresh.to_string()),
         optional("auth.database", database, "none"),
         set("auth.user", list(users)),
+    ]
+}
+
+fn oauth(config: &Config) -> Vec<Setting> {
+    let oauth = config.oauth.as_ref();
+    let name = oauth.map(|oauth| quoted(&oauth.server_name));
+    let skew = oauth.map(|oauth| quoted(&Span(oauth.clock_skew)));
+    let keys = oauth.map(|oauth| oauth.keys.as_slice()).unwrap_or_default().iter();
+    vec![
+        optional("oauth.server_name", name, "there are no keys"),
+        optional("oauth.clock_skew", skew, "there are no keys"),
+        set("oauth.key", list(keys.map(oauth_key))),
+    ]
+}
+
+fn oauth_key(key: &OAuthKey) -> String {
+    let algorithm = match key.secret {
+        OAuthSecret::A128Gcm(_) => "A128GCM",
+        OAuthSecret::A256Gcm(_) => "A256GCM",
+    };
+    let moment = |name, unix_s: Option<u64>| match unix_s {
+        Some(unix_s) => format!(", {name} = {}", quoted(&Moment::from_unix_s(unix_s))),
+        None => String::new(),
+    };
+    format!(
+        "{{ kid = {}, key = {}, algorithm = \"{algorithm}\"{}{} }}",
+        quoted(&key.kid),
+        quoted(&REDACTED),
+        moment("not_before", key.not_before_unix),
+        moment("not_after", key.not_after_unix)
+    )
+}
+
+fn alternate(config: &Config) -> Vec<Setting> {
+    let servers = config.alternates.servers.iter().map(|server| {
+        let addresses: Vec<String> = server.addresses.iter().map(quoted).collect();
+        let transports: Vec<String> = server.transports.iter().map(quoted).collect();
+        let domain = server.domain.as_ref();
+        let domain = domain.map(|domain| format!(", domain = {}", quoted(domain)));
+        format!(
+            "{{ addresses = [{}], transports = [{}]{} }}",
+            addresses.join(", "),
+            transports.join(", "),
+            domain.unwrap_or_default()
+        )
+    });
+    vec![
+        set("alternate.when", quoted(&config.alternates.when)),
+        set("alternate.server", list(servers)),
     ]
 }
 

@@ -30,14 +30,15 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv6Net};
 use jiff::tz::TimeZone;
+use turnway_relay::alternate::Alternate;
 use turnway_relay::quota::{Bandwidth, PrefixLimit, UserLimits};
 use zeroize::Zeroizing;
 
 pub use effective::{reloaded, restart_needed};
 pub use reference::{reference_markdown, reference_toml};
-pub use resolve::{MAX_REALM_BYTES, private_relay_warning};
+pub use resolve::{MAX_REALM_BYTES, oauth_secret, private_relay_warning};
 pub use secret::{REDACTED, Secret};
-pub use units::{BitRate, Count, Delay, Limit, Period, Rate, Size, Span, Volume};
+pub use units::{BitRate, Count, Delay, Limit, Moment, Period, Rate, Size, Span, Volume};
 
 use source::{Problem, Source};
 
@@ -53,6 +54,10 @@ pub struct Config {
     pub relay: Relay,
     /// Who may use the relay; never nobody, unless a database may have users.
     pub auth: Auth,
+    /// Access tokens; `None`: there are none.
+    pub oauth: Option<OAuth>,
+    /// Which other servers clients are sent to.
+    pub alternates: Alternates,
     /// Which peers may be reached.
     pub peers: Peers,
     /// What bounds the server.
@@ -218,6 +223,77 @@ pub enum Credential {
     Md5(Secret<[u8; 16]>),
     /// SHA-256(user:realm:password). It cannot serve clients that know only MD5.
     Sha256(Secret<[u8; 32]>),
+}
+
+/// `[oauth]`
+#[derive(Debug, Clone)]
+pub struct OAuth {
+    /// What tokens are made for: not empty, and short enough for a 401 beside the realm.
+    pub server_name: String,
+    /// By how much clocks may differ: at most 5 minutes.
+    pub clock_skew: Duration,
+    /// Keys shared with authorization servers, none of them twice.
+    pub keys: Vec<OAuthKey>,
+}
+
+/// `[[oauth.key]]`
+#[derive(Debug, Clone)]
+pub struct OAuthKey {
+    /// Its identifier, after OpaqueString.
+    pub kid: String,
+    /// The key itself.
+    pub secret: OAuthSecret,
+    /// No token is honoured before this Unix time in seconds.
+    pub not_before_unix: Option<u64>,
+    /// No token is honoured after this Unix time in seconds.
+    pub not_after_unix: Option<u64>,
+}
+
+/// A key that tokens are encrypted with.
+#[derive(Debug, Clone)]
+pub enum OAuthSecret {
+    /// For AES-128 in Galois/Counter Mode.
+    A128Gcm(Secret<[u8; 16]>),
+    /// For AES-256 in Galois/Counter Mode.
+    A256Gcm(Secret<[u8; 32]>),
+}
+
+/// How tokens are encrypted, by its name in RFC 7518.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OAuthAlgorithm {
+    /// AES-128 in Galois/Counter Mode.
+    A128Gcm,
+    /// AES-256 in Galois/Counter Mode.
+    A256Gcm,
+}
+
+impl OAuthAlgorithm {
+    /// Bytes of a key.
+    #[must_use]
+    pub fn key_len(self) -> usize {
+        match self {
+            Self::A128Gcm => 16,
+            Self::A256Gcm => 32,
+        }
+    }
+}
+
+/// `[alternate]`
+#[derive(Debug, Clone)]
+pub struct Alternates {
+    /// Which clients are sent.
+    pub when: AlternateWhen,
+    /// Where to; none of them is this server as far as the configuration says.
+    pub servers: Vec<Alternate>,
+}
+
+/// When clients are sent to other servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AlternateWhen {
+    /// Always.
+    Always,
+    /// Instead of 508.
+    Busy,
 }
 
 /// `[peers]`. Of `allow` and `deny` the longest prefix that holds an address counts; no range is
@@ -515,6 +591,8 @@ impl Config {
                 users: Vec::new(),
                 database: None,
             },
+            oauth: None,
+            alternates: Alternates { when: AlternateWhen::Always, servers: Vec::new() },
             peers: Peers {
                 allow: vec![
                     IpNet::new_assert(Ipv4Addr::new(127, 0, 0, 0).into(), 8),
@@ -673,6 +751,46 @@ impl FromStr for OffloadMode {
         modes.into_iter().find(|mode| mode.to_string() == text).ok_or_else(|| {
             format!("\"{text}\" is not a mode; write \"auto\", \"native\", \"generic\" or \"off\"")
         })
+    }
+}
+
+impl fmt::Display for OAuthAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::A128Gcm => "A128GCM",
+            Self::A256Gcm => "A256GCM",
+        })
+    }
+}
+
+impl FromStr for OAuthAlgorithm {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::A128Gcm, Self::A256Gcm];
+        all.into_iter().find(|algorithm| algorithm.to_string() == text).ok_or_else(|| {
+            format!("\"{text}\" is not an algorithm; write \"A256GCM\" or \"A128GCM\"")
+        })
+    }
+}
+
+impl fmt::Display for AlternateWhen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Always => "always",
+            Self::Busy => "busy",
+        })
+    }
+}
+
+impl FromStr for AlternateWhen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Always, Self::Busy];
+        all.into_iter()
+            .find(|when| when.to_string() == text)
+            .ok_or_else(|| format!("\"{text}\" is unknown; write \"always\" or \"busy\""))
     }
 }
 

@@ -15,9 +15,12 @@ use toml::de::ValueDeserializer;
 use super::cidr::Cidr;
 use super::secret::{Secret, Secrets};
 use super::units::{
-    BitRate, Count, Delay, Limit, Ports, Rate, Size, Span, Volume, Zone, from_text,
+    BitRate, Count, Delay, Limit, Moment, Ports, Rate, Size, Span, Volume, Zone, from_text,
 };
-use super::{ClientCertificates, LogFormat, LogLevel, OffloadMode, TlsVersion, Transport};
+use super::{
+    AlternateWhen, ClientCertificates, LogFormat, LogLevel, OAuthAlgorithm, OffloadMode,
+    TlsVersion, Transport,
+};
 
 /// When a changed value takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,13 +79,17 @@ pub(super) struct Table {
 }
 
 /// Every table, in the order of the reference.
-pub(super) const TABLES: [&Table; 16] = [
+pub(super) const TABLES: [&Table; 20] = [
     &RawConfig::TABLE,
     &RawListen::TABLE,
     &RawRelay::TABLE,
     &RawRelayPair::TABLE,
     &RawAuth::TABLE,
     &RawUser::TABLE,
+    &RawOAuth::TABLE,
+    &RawOAuthKey::TABLE,
+    &RawAlternate::TABLE,
+    &RawAlternateServer::TABLE,
     &RawPeers::TABLE,
     &RawLimits::TABLE,
     &RawQuota::TABLE,
@@ -166,6 +173,8 @@ keys! {
         => listen: Vec<Spanned<RawListen>>;
         => relay: RawRelay;
         => auth: RawAuth;
+        => oauth: RawOAuth;
+        => alternate: RawAlternate;
         => peers: RawPeers;
         => limits: RawLimits;
         => quota: RawQuota;
@@ -273,6 +282,68 @@ keys! {
         /// `turnadmin -k` prints it), or SHA-256 of the same (64 digits). While any user has only
         /// an MD5 key, SHA-256 is not offered to clients.
         Example key: Secret = "\"00112233445566778899aabbccddeeff\"", Live;
+    }
+}
+
+keys! {
+    /// Access tokens of an authorization server ("OAuth", RFC 7635), beside the users of `[auth]`
+    /// or without any. A client shows a token that was encrypted for this server. All tokens made
+    /// with one key are one user for `[quota]`, named as its `kid` is.
+    Table "oauth" RawOAuth {
+        /// The name of this server that tokens are made for. Without it: the realm. It is part of
+        /// every 401, so it and the realm together have at most 60 bytes.
+        Example server_name: String = "\"turn.example.org\"", Live;
+        /// By how much the clocks of this machine and of the authorization server may differ; at
+        /// most 5m.
+        Default clock_skew: Span = "\"5s\"", Live;
+        => key: Vec<Spanned<RawOAuthKey>>;
+    }
+}
+
+keys! {
+    /// A key shared with an authorization server; the user database may have further ones. To
+    /// change keys: add the new one under another `kid`, reload, let the authorization server use
+    /// it, and remove the old one when its last token has ended. One that is removed ends the
+    /// allocations its tokens began.
+    OptionalArray "oauth.key" RawOAuthKey {
+        /// The identifier of the key, which clients send as USERNAME.
+        Required kid: String = "\"north\"", Live;
+        /// The key, in base64: 32 bytes for A256GCM, 16 for A128GCM.
+        Example key: Secret = "\"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\"", Live;
+        /// A file with the key in base64, instead of `key`.
+        Example key_file: PathBuf = "\"/run/secrets/oauth-north\"", Live;
+        /// What tokens are encrypted with: `"A256GCM"` or `"A128GCM"`.
+        Default algorithm: OAuthAlgorithm = "\"A256GCM\"", Live;
+        /// No token of this key is honoured earlier.
+        Example not_before: Moment = "\"2026-01-01T00:00:00Z\"", Live;
+        /// No token of this key is honoured later.
+        Example not_after: Moment = "\"2027-01-01T00:00:00Z\"", Live;
+    }
+}
+
+keys! {
+    /// Other servers that clients are sent to (300, ALTERNATE-SERVER) when they ask for an
+    /// allocation and have shown who they are. They must honour the same users. Two servers that
+    /// always send clients to each other serve nobody.
+    Table "alternate" RawAlternate {
+        /// `"always"`: every client. `"busy"`: those that would be told 508, because this server
+        /// drains or its allocations or ports are used up.
+        Default when: AlternateWhen = "\"always\"", Live;
+        => server: Vec<Spanned<RawAlternateServer>>;
+    }
+}
+
+keys! {
+    /// Clients are shared among those servers that their transport and address family suit; whom
+    /// none suits is served here.
+    OptionalArray "alternate.server" RawAlternateServer {
+        /// Addresses and ports of the server: one of IPv4, one of IPv6, or one of each.
+        Required addresses: Vec<Spanned<String>> = "[\"203.0.113.9:3478\", \"[2001:db8::9]:3478\"]", Live;
+        /// The name in its certificate, if that is another than this server's (ALTERNATE-DOMAIN).
+        Example domain: String = "\"turn2.example.org\"", Live;
+        /// How its clients may reach it there. A server has other ports for TLS and DTLS than for
+        /// UDP and TCP: write it twice then.
+        Default transports: Vec<Spanned<String>> = "[\"udp\", \"tcp\"]", Live;
     }
 }
 
@@ -584,6 +655,8 @@ from_text!(Transport, "\"udp\", \"tcp\", \"tls\", \"dtls\" or \"auto\"");
 from_text!(TlsVersion, "\"1.2\" or \"1.3\"");
 from_text!(ClientCertificates, "\"off\", \"optional\" or \"required\"");
 from_text!(OffloadMode, "\"auto\", \"native\", \"generic\" or \"off\"");
+from_text!(OAuthAlgorithm, "\"A256GCM\" or \"A128GCM\"");
+from_text!(AlternateWhen, "\"always\" or \"busy\"");
 from_text!(LogLevel, "a log level in quotes, such as \"info\"");
 from_text!(LogFormat, "\"text\" or \"json\"");
 
@@ -601,6 +674,8 @@ mod tests {
         RawCertificate::default();
         RawRelayPair::default();
         RawQuotaRealm::default();
+        RawOAuthKey::default();
+        RawAlternateServer::default();
     }
 
     #[test]

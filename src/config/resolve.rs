@@ -2,12 +2,14 @@
 //!
 //! All problems of a file are collected, so that one run of `turnway check` shows them all.
 //! `network.rs` has listeners, relay addresses and peers; `auth.rs` has users, secrets and the
-//! database; `quota.rs` has limits of users and bandwidth; `admin.rs` has the admin API;
-//! `tls.rs` has certificates.
+//! database; `oauth.rs` has access tokens; `alternate.rs` has other servers; `quota.rs` has limits
+//! of users and bandwidth; `admin.rs` has the admin API; `tls.rs` has certificates.
 
 mod admin;
+mod alternate;
 mod auth;
 mod network;
+mod oauth;
 mod quota;
 mod tls;
 
@@ -19,6 +21,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 pub use network::private_relay_warning;
+pub use oauth::oauth_secret;
 pub(super) use tls::unchecked_tls;
 
 use super::raw::{RawConfig, RawLimits, RawOffload};
@@ -45,7 +48,9 @@ pub(super) fn resolve(
     let relay = checks.relay(&raw.relay, &listen);
     checks.warn_if_everybody_reads(&raw.auth, &raw.admin);
     let database = raw.auth.database.as_ref().map(|url| source.place(url.span()));
-    let auth = checks.auth(raw.auth);
+    let oauth = checks.oauth(raw.oauth, &realm);
+    let auth = checks.auth(raw.auth, oauth.is_some());
+    let alternates = checks.alternates(raw.alternate, &listen, &relay);
     let peers = checks.peers(&raw.peers);
     let total = checks.total_bandwidth(&raw.limits);
     let limits = checks.limits(&raw.limits, &relay, total.as_ref());
@@ -79,6 +84,8 @@ pub(super) fn resolve(
         listen,
         relay,
         auth,
+        oauth,
+        alternates,
         peers,
         limits,
         quota,

@@ -2,6 +2,7 @@
 
 mod admin;
 mod auth;
+mod oauth;
 mod quota;
 mod tls;
 
@@ -99,6 +100,19 @@ key = "0x00112233445566778899AABBCCDDEEFF"
 [[auth.user]]
 name = "carol"
 key = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+[oauth]
+server_name = "turn.example.org"
+clock_skew = "10s"
+[[oauth.key]]
+kid = "north"
+key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+not_before = "2026-01-01T00:00:00Z"
+not_after = "2027-01-01T00:00:00Z"
+[alternate]
+when = "busy"
+[[alternate.server]]
+addresses = ["192.0.2.9:3478"]
+domain = "other.example.org"
 [peers]
 allow = ["10.1.0.0/16", "fd12::/16"]
 deny = ["198.18.0.0/15"]

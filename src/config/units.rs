@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 /// Implements `Deserialize` for a type that is written as text and read by its `FromStr`.
@@ -45,6 +46,42 @@ macro_rules! from_text {
 pub(super) use from_text;
 
 pub use traffic::{BitRate, Limit, Period, Volume};
+
+/// A point in time: `"2026-01-01T00:00:00Z"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment(pub Timestamp);
+
+impl Moment {
+    /// Seconds since 1970; 0 for what was earlier.
+    pub fn unix_s(self) -> u64 {
+        u64::try_from(self.0.as_second()).unwrap_or(0)
+    }
+
+    /// The moment of a number of seconds since 1970; the last one there is for a greater number.
+    #[must_use]
+    pub fn from_unix_s(unix_s: u64) -> Self {
+        let moment = i64::try_from(unix_s).ok().and_then(|s| Timestamp::from_second(s).ok());
+        Self(moment.unwrap_or(Timestamp::MAX))
+    }
+}
+
+impl FromStr for Moment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| {
+            format!("\"{text}\" is not a time; write for example \"2026-01-01T00:00:00Z\"")
+        })
+    }
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+from_text!(Moment, "a time in quotes, such as \"2026-01-01T00:00:00Z\"");
 
 /// A number of things per second: `"200/s"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

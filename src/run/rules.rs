@@ -4,14 +4,17 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use turnway_relay::auth::{Auth, AuthConfig, StaticUser, UserCredential, opaque_string};
+use turnway_relay::alternate::{Selection, When};
+use turnway_relay::auth::{
+    Auth, AuthConfig, OAuthConfig, OAuthKey, OAuthSecret, StaticUser, UserCredential, opaque_string,
+};
 use turnway_relay::limits::Limits;
 use turnway_relay::policy::{Policy, PolicyConfig};
 use turnway_relay::quota::Quotas;
 use zeroize::Zeroizing;
 
 use super::ServeError;
-use crate::config::{AdminListen, Config, Credential};
+use crate::config::{self, AdminListen, AlternateWhen, Config, Credential};
 use crate::database::{Overrides, UserRow};
 use crate::ports::RelayAddrs;
 
@@ -47,6 +50,7 @@ pub(super) fn build(
     Ok(turnway_relay::Config {
         auth,
         policy: Policy::new(policy(config, &context.relays, own)),
+        alternates: alternates(config, own),
         limits: Limits {
             permissions_per_allocation: limits.permissions_per_allocation as usize,
             channels_per_allocation: limits.channels_per_allocation as usize,
@@ -90,7 +94,41 @@ fn auth(config: &Config, rows: &[UserRow], nonce_secret: &NonceSecret) -> AuthCo
         nonce_secret,
         nonce_lifetime_s: u32::try_from(auth.nonce_lifetime.as_secs()).unwrap_or(u32::MAX),
         enforce_expiry: auth.enforce_expiry_at_refresh,
+        oauth: config.oauth.as_ref().map(oauth),
     }
+}
+
+fn oauth(oauth: &config::OAuth) -> OAuthConfig {
+    let key = |key: &config::OAuthKey| OAuthKey {
+        kid: key.kid.clone(),
+        secret: match &key.secret {
+            config::OAuthSecret::A128Gcm(key) => OAuthSecret::A128Gcm((*key.expose()).into()),
+            config::OAuthSecret::A256Gcm(key) => OAuthSecret::A256Gcm((*key.expose()).into()),
+        },
+        not_before_unix: key.not_before_unix,
+        not_after_unix: key.not_after_unix,
+    };
+    OAuthConfig {
+        server_name: oauth.server_name.clone(),
+        clock_skew_s: u32::try_from(oauth.clock_skew.as_secs()).unwrap_or(u32::MAX),
+        keys: oauth.keys.iter().map(key).collect(),
+    }
+}
+
+/// Without those that this machine turned out to be itself.
+fn alternates(config: &Config, own: &[IpAddr]) -> Selection {
+    let when = match config.alternates.when {
+        AlternateWhen::Always => When::Always,
+        AlternateWhen::Busy => When::Busy,
+    };
+    let is_ours = |address: &SocketAddr| {
+        let mut listeners = config.listen.iter();
+        own.contains(&address.ip())
+            && listeners.any(|listener| listener.address.port() == address.port())
+    };
+    let servers = config.alternates.servers.iter();
+    let others = servers.filter(|server| !server.addresses.iter().any(is_ours));
+    Selection::new(when, others.cloned().collect())
 }
 
 fn policy(config: &Config, relays: &[RelayAddrs], own: &[IpAddr]) -> PolicyConfig {

@@ -41,7 +41,16 @@ const TCP: u8 = 6;
 const OLD_ADDITIONAL_ADDRESS_FAMILY: AttributeType = AttributeType(0x8032);
 
 impl Server {
-    pub(crate) fn allocate(&mut self, call: &Call<'_>, identity: Identity, out: &mut [u8]) {
+    pub(crate) fn allocate(
+        &mut self,
+        call: &Call<'_>,
+        identity: Identity,
+        now: Now,
+        out: &mut [u8],
+    ) {
+        if self.config.alternates.is_always() && self.send_elsewhere(&call.answer, out) {
+            return;
+        }
         let wanted = self.wanted_protocol(call).and_then(|protocol| {
             let want = match protocol {
                 Protocol::Udp => self.wanted(call)?,
@@ -57,7 +66,7 @@ impl Server {
             return self.error(&call.answer, Outcome::BadRequest, out);
         };
         if self.draining || !self.shared.allocations.try_take() {
-            return self.error(&call.answer, Outcome::InsufficientCapacity, out);
+            return self.busy(&call.answer, out);
         }
         self.effects.push_back(Effect::Reserve {
             account: Arc::clone(identity.account()),
@@ -66,12 +75,39 @@ impl Server {
         self.pending = Some(Box::new(Pending {
             id: self.table.reserve(),
             answer: call.answer.clone(),
+            lifetime_s: self.granted_lifetime_s(lifetime, &identity, now),
             identity,
             want,
             protocol,
-            lifetime_s: self.granted_lifetime_s(lifetime),
             grant: None,
         }));
+    }
+
+    /// What has to be said where there is no capacity: 300 if another server may have some.
+    fn busy(&mut self, answer: &Answer, out: &mut [u8]) {
+        if !self.send_elsewhere(answer, out) {
+            self.error(answer, Outcome::InsufficientCapacity, out);
+        }
+    }
+
+    /// Answers 300 (Try Alternate), if there is a server for this client. The client is
+    /// authenticated, and so is the answer: nobody else can send it anywhere.
+    //= rfc8656#section-7.2
+    //# Also, at any point, the server MAY choose to reject the request
+    //# with a 300 (Try Alternate) error if it wishes to redirect the
+    //# client to a different server.
+    fn send_elsewhere(&mut self, answer: &Answer, out: &mut [u8]) -> bool {
+        let config = Arc::clone(&self.config);
+        let tuple = &answer.client.tuple;
+        let Some(alternate) = config.alternates.pick(tuple, self.next_alternate) else {
+            return false;
+        };
+        self.next_alternate = self.next_alternate.wrapping_add(1);
+        let client = tuple.client.ip();
+        self.respond_error(answer, Outcome::TryAlternate, out, |builder| {
+            alternate.describe(builder, client)
+        });
+        true
     }
 
     /// Goes on with the pending Allocate if no quota is in its way.
@@ -94,7 +130,7 @@ impl Server {
                     want: pending.want.clone(),
                     protocol: pending.protocol,
                     near: pending.answer.client.tuple.server,
-                    owner: Arc::clone(pending.identity.account()),
+                    owner: pending.identity.owner(),
                     until_ns: now.after_s(RESERVATION_LIFETIME_S),
                 });
                 self.pending = Some(pending);
@@ -204,9 +240,15 @@ impl Server {
     //= rfc8656#section-7.2
     //# If this computed value is greater than the default lifetime, then the server uses the
     //# computed lifetime as the initial value of the time-to-expiry field.
-    pub(crate) fn granted_lifetime_s(&self, asked: Option<Lifetime>) -> u32 {
+    pub(crate) fn granted_lifetime_s(
+        &self,
+        asked: Option<Lifetime>,
+        identity: &Identity,
+        now: Now,
+    ) -> u32 {
         let asked = asked.map_or(DEFAULT_LIFETIME_S, |Lifetime(seconds)| seconds);
-        asked.min(self.config.limits.max_lifetime_s).max(DEFAULT_LIFETIME_S)
+        let granted = asked.min(self.config.limits.max_lifetime_s).max(DEFAULT_LIFETIME_S);
+        granted.min(identity.lifetime_max_s(now.unix_s).unwrap_or(u32::MAX))
     }
 
     /// Makes the pending Allocate an allocation, or refuses it.
@@ -219,10 +261,10 @@ impl Server {
         let (v4, v6) = (address(bound.v4), address(bound.v6));
         if v4.is_none() && v6.is_none() {
             self.give_up(&pending);
-            let supported = self.config.v4 || self.config.v6;
-            let outcome =
-                if supported { Outcome::InsufficientCapacity } else { Outcome::FamilyNotSupported };
-            return self.error(&pending.answer, outcome, out);
+            if !(self.config.v4 || self.config.v6) {
+                return self.error(&pending.answer, Outcome::FamilyNotSupported, out);
+            }
+            return self.busy(&pending.answer, out);
         }
         let answer = AllocateAnswer {
             transaction: pending.answer.transaction,

@@ -10,7 +10,8 @@
 //! * `request` and then one file per method: `binding`, `allocate`, `refresh`, `permission`,
 //!   `channel`; `icmp` for what comes back from the network.
 //! * `connect`: TCP allocations, whose peers are reached over connections.
-//! * [`auth`]: who may; [`policy`]: whereto; [`ports`]: from which port; [`limits`]: how much.
+//! * [`auth`]: who may; [`alternate`]: who is sent elsewhere; [`policy`]: whereto; [`ports`]: from
+//!   which port; [`limits`]: how much.
 //! * [`quota`]: what a user may use; [`ledger`]: what all shards use of it; `meter`: one shard's
 //!   part of it, datagram by datagram; [`session`]: what can be seen of an allocation.
 //! * [`offload`]: what a second data path, which relays by itself, says and asks; [`mirror`]: keeps
@@ -21,6 +22,7 @@
 
 pub mod address;
 mod allocate;
+pub mod alternate;
 pub mod auth;
 mod binding;
 mod bucket;

@@ -87,6 +87,8 @@ vocabulary! {
     Outcome {
         /// Answered with success.
         Success = "success",
+        /// 300: another server is to be asked instead.
+        TryAlternate = "try_alternate",
         /// 400: the client broke a rule of the protocol.
         BadRequest = "bad_request",
         /// 401: no credentials, or wrong ones.
@@ -216,6 +218,13 @@ pub enum AuthFailure {
     },
     /// The name has the form of no kind of user that is configured.
     NotTimeLimited,
+    /// An access token that the key of its identifier does not open, or that makes no sense.
+    BadToken,
+    /// An access token whose time has not come.
+    NotYetValid {
+        /// Seconds until then.
+        in_s: u64,
+    },
 }
 
 impl AuthFailure {
@@ -226,6 +235,8 @@ impl AuthFailure {
             Self::WrongKey => "wrong_key",
             Self::Expired { .. } => "expired",
             Self::NotTimeLimited => "not_time_limited",
+            Self::BadToken => "bad_token",
+            Self::NotYetValid { .. } => "not_yet_valid",
         }
     }
 }

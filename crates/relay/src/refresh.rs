@@ -30,7 +30,7 @@ impl Server {
         };
         let granted_s = match lifetime {
             Some(Lifetime(0)) => 0,
-            asked => self.granted_lifetime_s(asked),
+            asked => self.granted_lifetime_s(asked, &allocation.identity, now),
         };
         for &family in families {
             if granted_s == 0 {

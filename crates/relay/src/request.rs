@@ -133,7 +133,7 @@ impl Server {
     ) {
         let Some(id) = id else {
             return match (call.answer.request, fresh) {
-                (Request::Allocate, Some(identity)) => self.allocate(call, identity, out),
+                (Request::Allocate, Some(identity)) => self.allocate(call, identity, now, out),
                 (Request::ConnectionBind, Some(identity)) => {
                     self.connection_bind(call, &identity, now, out);
                 }
@@ -173,7 +173,7 @@ impl Server {
                 };
                 return self.error(&call.answer, outcome, out);
             }
-            allocation.identity = fresh;
+            allocation.identity = fresh.instead_of(&allocation.identity);
         }
         match call.answer.request {
             Request::Allocate => self.allocate_again(call, id, out),
@@ -192,21 +192,29 @@ impl Server {
     pub(crate) fn rejects_unknown(&mut self, call: &Call<'_>, out: &mut [u8]) -> bool {
         let mut unknown = [AttributeType(0); UNKNOWN_MAX];
         let mut count = 0;
-        for ty in call.msg.unknown_required(understood).take(UNKNOWN_MAX) {
+        // What authenticated a request was understood.
+        let token = call.answer.key.is_some().then_some(AttributeType::ACCESS_TOKEN);
+        let known = |ty| understood(ty) || token == Some(ty);
+        for ty in call.msg.unknown_required(known).take(UNKNOWN_MAX) {
             unknown[count] = ty;
             count += 1;
         }
         if count > 0 {
-            //= rfc8489#section-6.3.1
-            //# If the request contains one or more unknown comprehension-required attributes, the
-            //# server replies with an error response with an error code of 420 (Unknown Attribute)
-            //# and includes an UNKNOWN-ATTRIBUTES attribute in the response that lists the unknown
-            //# comprehension-required attributes.
-            self.respond_error(&call.answer, Outcome::UnknownAttribute, out, |builder| {
-                builder.add(&UnknownAttributes::new(&unknown[..count]))
-            });
+            self.refuse_attributes(&call.answer, &unknown[..count], out);
         }
         count > 0
+    }
+
+    /// Answers 420.
+    //= rfc8489#section-6.3.1
+    //# If the request contains one or more unknown comprehension-required attributes, the
+    //# server replies with an error response with an error code of 420 (Unknown Attribute)
+    //# and includes an UNKNOWN-ATTRIBUTES attribute in the response that lists the unknown
+    //# comprehension-required attributes.
+    fn refuse_attributes(&mut self, answer: &Answer, unknown: &[AttributeType], out: &mut [u8]) {
+        self.respond_error(answer, Outcome::UnknownAttribute, out, |builder| {
+            builder.add(&UnknownAttributes::new(unknown))
+        });
     }
 
     /// Answers a request whose credentials are missing or wrong, if the source's rate allows.
@@ -227,10 +235,13 @@ impl Server {
         let outcome = match refusal {
             Refusal::BadRequest => Outcome::BadRequest,
             Refusal::Challenge(_) => Outcome::Unauthenticated,
+            Refusal::UnexpectedToken => {
+                return self.refuse_attributes(answer, &[AttributeType::ACCESS_TOKEN], out);
+            }
             Refusal::StaleNonce => Outcome::StaleNonce,
         };
         let challenged = match refusal {
-            Refusal::BadRequest => false,
+            Refusal::BadRequest | Refusal::UnexpectedToken => false,
             Refusal::Challenge(_) | Refusal::StaleNonce => true,
         };
         let (config, client) = (Arc::clone(&self.config), answer.client.tuple.client);
@@ -298,7 +309,7 @@ impl Server {
         self.respond_error(answer, outcome, out, |_| Ok(()));
     }
 
-    fn respond_error(
+    pub(crate) fn respond_error(
         &mut self,
         answer: &Answer,
         outcome: Outcome,
@@ -326,6 +337,7 @@ impl Server {
 pub(crate) fn code_of(outcome: Outcome) -> u16 {
     match outcome {
         Outcome::Success => 0,
+        Outcome::TryAlternate => code::TRY_ALTERNATE,
         Outcome::BadRequest => code::BAD_REQUEST,
         Outcome::Unauthenticated => code::UNAUTHENTICATED,
         Outcome::Forbidden => code::FORBIDDEN,

@@ -11,6 +11,7 @@ use turnway_wire::{Family, TransactionId};
 
 use crate::address::{FiveTuple, Now};
 use crate::allocate::Pending;
+use crate::alternate::Selection;
 use crate::auth::Auth;
 use crate::connections::Connections;
 use crate::effect::{Effect, Event, Record, VolumeSpent};
@@ -34,6 +35,8 @@ pub struct Config {
     pub policy: Policy,
     /// What bounds a server.
     pub limits: Limits,
+    /// Which other servers clients are sent to.
+    pub alternates: Selection,
     /// What users may use. The ledger must know the same.
     pub quotas: Arc<Quotas>,
     /// Whether there are IPv4 relay addresses.
@@ -68,6 +71,8 @@ pub struct Server {
     pub(crate) judging: Option<u32>,
     pub(crate) auth_records: Window,
     pub(crate) auth_suppressed: u64,
+    /// Whose turn it is among the alternate servers.
+    pub(crate) next_alternate: u64,
     next_session: u64,
     next_transaction: u64,
     transaction_salt: u32,
@@ -102,6 +107,8 @@ impl Server {
             judging: None,
             auth_records: Window::default(),
             auth_suppressed: 0,
+            // Shards begin at different servers.
+            next_alternate: seed.random,
             next_session: seed.first_session,
             next_transaction: seed.random.rotate_left(32),
             transaction_salt: (seed.random >> 32) as u32,

@@ -48,7 +48,8 @@ pub struct Stats {
 }
 
 /// The labels of [`Stats::auth_failures`], in index order.
-pub const AUTH_FAILURES: [&str; 4] = ["unknown_user", "wrong_key", "expired", "not_time_limited"];
+pub const AUTH_FAILURES: [&str; 6] =
+    ["unknown_user", "wrong_key", "expired", "not_time_limited", "bad_token", "not_yet_valid"];
 
 /// Index into [`Stats::auth_failures`].
 pub fn auth_failure_index(failure: AuthFailure) -> usize {
@@ -57,6 +58,8 @@ pub fn auth_failure_index(failure: AuthFailure) -> usize {
         AuthFailure::WrongKey => 1,
         AuthFailure::Expired { .. } => 2,
         AuthFailure::NotTimeLimited => 3,
+        AuthFailure::BadToken => 4,
+        AuthFailure::NotYetValid { .. } => 5,
     }
 }
 

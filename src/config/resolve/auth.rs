@@ -20,18 +20,19 @@ const WEAK_SECRET_BYTES: usize = 16;
 const MAX_USERNAME_BYTES: usize = 508;
 
 impl Checks<'_> {
-    pub(super) fn auth(&mut self, raw: RawAuth) -> Auth {
+    /// `tokens`: whether there are access tokens, so that it is enough if nobody else may come.
+    pub(super) fn auth(&mut self, raw: RawAuth, tokens: bool) -> Auth {
         let found_before = self.problems.len();
         let rest_secrets = self.rest_secrets(&raw);
         let users = self.users(&raw.user);
         let nothing_wrong = self.problems.len() == found_before;
-        let elsewhere = raw.database.is_some();
+        let elsewhere = raw.database.is_some() || tokens;
         if rest_secrets.is_empty() && users.is_empty() && !elsewhere && nothing_wrong {
             self.error(
                 0..0,
                 "there are no users and no secret, and Turnway is not an open relay; add \
-                 `rest_secrets` or a `database` of users to [auth], or a [[auth.user]] (`turnway \
-                 init` writes a file with fresh secrets)",
+                 `rest_secrets` or a `database` of users to [auth], a [[auth.user]] or an \
+                 [[oauth.key]] (`turnway init` writes a file with fresh secrets)",
             );
         }
         let day = std::time::Duration::from_secs(86_400);

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use zeroize::Zeroizing;
+
 /// Who may use the server, and how it asks.
 pub struct AuthConfig {
     /// The realm: fewer than 128 characters, no `"` and no `\`. RFC 8489 recommends the domain
@@ -23,6 +25,54 @@ pub struct AuthConfig {
     pub nonce_lifetime_s: u32,
     /// Whether the end of a time-limited name also ends its requests on existing allocations.
     pub enforce_expiry: bool,
+    /// Access tokens of authorization servers (RFC 7635); `None`: there are none.
+    pub oauth: Option<OAuthConfig>,
+}
+
+/// Which access tokens are honoured.
+pub struct OAuthConfig {
+    /// The name of this server that tokens are made for: text, not empty, without control
+    /// characters. It goes into every challenge.
+    pub server_name: String,
+    /// By how many seconds the clocks of this machine and of an authorization server may differ.
+    pub clock_skew_s: u32,
+    /// The keys shared with authorization servers. Several may be in use, so that a new one can be
+    /// added before the old one is removed.
+    pub keys: Vec<OAuthKey>,
+}
+
+/// A long-term key shared with an authorization server.
+#[derive(Debug)]
+pub struct OAuthKey {
+    /// Its identifier: what clients send as USERNAME.
+    pub kid: String,
+    /// The key.
+    pub secret: OAuthSecret,
+    /// Tokens are not honoured before this Unix time in seconds.
+    pub not_before_unix: Option<u64>,
+    /// Tokens are not honoured after this Unix time in seconds.
+    pub not_after_unix: Option<u64>,
+}
+
+/// A key and what it is for.
+//= rfc7635#section-4.1.1
+//# A
+//# STUN server and authorization server implementation MUST support
+//# A256GCM as the authenticated encryption algorithm.
+pub enum OAuthSecret {
+    /// AES-128 in Galois/Counter Mode.
+    A128Gcm(Zeroizing<[u8; 16]>),
+    /// AES-256 in Galois/Counter Mode.
+    A256Gcm(Zeroizing<[u8; 32]>),
+}
+
+impl fmt::Debug for OAuthSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::A128Gcm(_) => "A128Gcm(..)",
+            Self::A256Gcm(_) => "A256Gcm(..)",
+        })
+    }
 }
 
 /// A user with a fixed key or password.
@@ -73,6 +123,7 @@ impl fmt::Debug for AuthConfig {
             .field("rest_separator", &char::from(self.rest_separator))
             .field("nonce_lifetime_s", &self.nonce_lifetime_s)
             .field("enforce_expiry", &self.enforce_expiry)
+            .field("oauth_keys", &self.oauth.as_ref().map_or(0, |oauth| oauth.keys.len()))
             .finish_non_exhaustive()
     }
 }
@@ -80,8 +131,8 @@ impl fmt::Debug for AuthConfig {
 /// Why a configuration cannot be used. Names users and places, never a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuthConfigError {
-    /// Neither a user nor a secret, and no other place users could come from: nobody could use
-    /// the server.
+    /// Neither a user nor a secret nor a key of tokens, and no other place users could come from:
+    /// nobody could use the server.
     NobodyConfigured,
     /// The realm is no RFC 8489 section 14.9 realm.
     BadRealm,
@@ -105,6 +156,8 @@ pub enum AuthConfigError {
         /// Its place in the list, from 0.
         index: usize,
     },
+    /// The server name of access tokens is empty or has control characters.
+    BadServerName,
     /// The separator is a digit or not ASCII.
     BadSeparator,
     /// No bytes.
@@ -116,7 +169,9 @@ pub enum AuthConfigError {
 impl fmt::Display for AuthConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NobodyConfigured => f.write_str("there is neither a user nor a REST secret"),
+            Self::NobodyConfigured => {
+                f.write_str("there is neither a user nor a REST secret nor a key of tokens")
+            }
             Self::BadRealm => f.write_str(
                 "the realm must be text of 1 to 127 characters without quotes, backslashes and \
                  control characters",
@@ -134,6 +189,9 @@ impl fmt::Display for AuthConfigError {
             Self::EmptyRestSecret { index } => {
                 write!(f, "REST secret number {} is empty", index + 1)
             }
+            Self::BadServerName => f.write_str(
+                "the server name of access tokens must be text without control characters",
+            ),
             Self::BadSeparator => {
                 f.write_str("the separator of REST names must be ASCII and not a digit")
             }

@@ -10,10 +10,14 @@
 //! | `nonce` | stateless nonces and their security-feature cookie |
 //! | `users` | static users by name and by USERHASH |
 //! | `rest` | time-limited names, their secrets and passwords |
+//! | `oauth` | access tokens of an authorization server (RFC 7635) |
+//! | `identity` | who has proved to be whom |
 //! | `opaque` | OpaqueString (RFC 8265) |
 
 mod config;
+mod identity;
 mod nonce;
+mod oauth;
 mod opaque;
 mod rest;
 #[cfg(test)]
@@ -26,20 +30,25 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use turnway_wire::{
-    Attribute, AttributeType, BufferFull, Builder, HEADER_LEN, IntegrityAlgorithm, IntegrityKey,
-    LongTermKey, Message, Nonce, PasswordAlgorithm, PasswordAlgorithmAttribute, PasswordAlgorithms,
-    Realm, UserHash, Username,
+    AccessToken, Attribute, AttributeType, BufferFull, Builder, HEADER_LEN, IntegrityAlgorithm,
+    IntegrityKey, LongTermKey, Message, Nonce, PasswordAlgorithm, PasswordAlgorithmAttribute,
+    PasswordAlgorithms, Realm, ThirdPartyAuthorization, UserHash, Username,
 };
 use zeroize::Zeroizing;
 
 use crate::limits::SHORTEST_ALLOCATE_ANSWER_MAX;
 use crate::outcome::AuthFailure;
 
-pub use config::{AuthConfig, AuthConfigError, StaticUser, UserCredential};
+pub use config::{
+    AuthConfig, AuthConfigError, OAuthConfig, OAuthKey, OAuthSecret, StaticUser, UserCredential,
+};
+pub use identity::Identity;
 pub use opaque::opaque_string;
 pub use rest::rest_password;
 
+use identity::Proof;
 use nonce::{Features, Nonces};
+use oauth::Tokens;
 use rest::Rest;
 use users::Users;
 
@@ -61,19 +70,8 @@ pub struct Auth {
     nonces: Nonces,
     users: Users,
     rest: Rest,
+    tokens: Option<Tokens>,
     enforce_expiry: bool,
-}
-
-/// A client that has proved who it is: what its allocation keeps.
-#[derive(Clone)]
-pub struct Identity {
-    user: Arc<[u8]>,
-    account: Arc<[u8]>,
-    expires_unix: Option<u64>,
-    password: PasswordAlgorithm,
-    key: IntegrityKey,
-    /// Whether `key` still stands for the user, or must be looked up again.
-    current: bool,
 }
 
 /// Why a request is not processed, and how it is answered.
@@ -84,6 +82,8 @@ pub enum Refusal {
     /// 401 with a challenge. `None`: the client has shown no credentials yet, as every first
     /// request must.
     Challenge(Option<AuthFailure>),
+    /// 420: an access token where none was asked for.
+    UnexpectedToken,
     /// 438 with a challenge: the nonce is too old, forged, or another client's.
     StaleNonce,
 }
@@ -105,10 +105,12 @@ impl Auth {
         let realm = prepare_realm(&config.realm)?;
         let users = Users::new(config.users, &realm)?;
         let rest = Rest::new(config.rest_secrets, config.rest_separator)?;
-        if users.is_empty() && rest.is_empty() && !config.users_elsewhere {
+        let anybody = !users.is_empty() || !rest.is_empty() || config.users_elsewhere;
+        if !anybody && config.oauth.as_ref().is_none_or(|oauth| oauth.keys.is_empty()) {
             return Err(AuthConfigError::NobodyConfigured);
         }
-        let offered = offered(&users, &realm);
+        let tokens = config.oauth.map(Tokens::new).transpose()?;
+        let offered = offered(&users, &realm, tokens.as_ref());
         let offered_value = value_of(&offered);
         let features = Features {
             password_algorithms: !offered.is_empty(),
@@ -118,7 +120,7 @@ impl Auth {
         let nonces =
             Nonces::new(&nonce_secret, config.nonce_lifetime_s, &realm, features, &offered_value);
         let enforce_expiry = config.enforce_expiry;
-        Ok(Self { realm, offered, offered_value, nonces, users, rest, enforce_expiry })
+        Ok(Self { realm, offered, offered_value, nonces, users, rest, tokens, enforce_expiry })
     }
 
     /// The realm, after OpaqueString.
@@ -126,7 +128,8 @@ impl Auth {
         &self.realm
     }
 
-    /// Adds what 401 and 438 carry: REALM, NONCE and, where it is offered, PASSWORD-ALGORITHMS.
+    /// Adds what 401 and 438 carry: REALM, NONCE and, where they are offered, PASSWORD-ALGORITHMS
+    /// and THIRD-PARTY-AUTHORIZATION.
     ///
     /// `client` is the address the response goes to; `unix_s` the Unix time in seconds.
     ///
@@ -148,15 +151,27 @@ impl Auth {
         if !self.offered.is_empty() {
             b.add(&PasswordAlgorithms::new(&self.offered))?;
         }
+        //= rfc7635#section-4
+        //# The STUN server also
+        //# includes the additional STUN attribute THIRD-PARTY-AUTHORIZATION,
+        //# which signals the STUN client that the STUN server supports third-
+        //# party authorization.
+        if let Some(tokens) = &self.tokens {
+            b.add(&ThirdPartyAuthorization(tokens.server_name()))?;
+        }
         Ok(())
     }
 
     /// Whether there still is a user like one that was authenticated before, whatever his password
-    /// is now. Of time-limited users no more is known than whether there are any.
+    /// is now. Of time-limited users no more is known than whether there are any, of bearers of
+    /// tokens no more than whether the key of theirs is still in use.
     pub fn has(&self, identity: &Identity) -> bool {
-        match identity.expires_unix {
-            Some(_) => !self.rest.is_empty(),
-            None => self.users.get(&identity.user).is_some(),
+        match (identity.proof, identity.expires_unix) {
+            (Proof::Token { .. }, _) => {
+                self.tokens.as_ref().is_some_and(|tokens| tokens.has(&identity.user))
+            }
+            (Proof::Password(_), Some(_)) => !self.rest.is_empty(),
+            (Proof::Password(_), None) => self.users.get(&identity.user).is_some(),
         }
     }
 
@@ -188,6 +203,15 @@ impl Auth {
         if msg.integrity().is_none() {
             return Err(Refusal::Challenge(None));
         }
+        let token = read::<AccessToken<'_>>(msg)?;
+        //= rfc7635#section-7
+        //# If a STUN server receives an ACCESS-TOKEN attribute unexpectedly
+        //# (because it had not previously sent out a THIRD-PARTY-AUTHORIZATION),
+        //# it will respond with an error code of 420 (Unknown Attribute) as
+        //# specified in Section 7.3.1 of [RFC5389].
+        if token.is_some() && self.tokens.is_none() {
+            return Err(Refusal::UnexpectedToken);
+        }
         let claim = Claim::read(msg)?;
         // The RFC looks at the nonce last. Here it comes before anything that costs more than one
         // HMAC: a request with a dead nonce is answered without deriving a key or looking up a
@@ -199,10 +223,53 @@ impl Auth {
         if !self.nonces.verify(claim.nonce, client, unix_s) {
             return Err(Refusal::StaleNonce);
         }
-        let scheme = self.scheme(msg)?;
-        let deadline = Deadline { unix_s, late_allowed: allow_expired || !self.enforce_expiry };
-        self.authenticate(msg, &claim, scheme, deadline, known)
-            .map_err(|cause| Refusal::Challenge(Some(cause)))
+        let deadline = Deadline { unix_s, late_allowed: allow_expired };
+        let checked = match token {
+            Some(AccessToken(token)) => self.bearer(msg, &claim, token, deadline, known).map(Some),
+            None => {
+                let scheme = self.scheme(msg)?;
+                self.authenticate(msg, &claim, scheme, deadline, known)
+            }
+        };
+        checked.map_err(|cause| Refusal::Challenge(Some(cause)))
+    }
+
+    /// Who brought an access token (RFC 7635 section 7).
+    fn bearer(
+        &self,
+        msg: &Message<'_>,
+        claim: &Claim<'_>,
+        token: &[u8],
+        deadline: Deadline,
+        known: Option<&Identity>,
+    ) -> Result<Identity, AuthFailure> {
+        let name = self.name(claim, known).filter(|_| claim.realm == &*self.realm);
+        let (Some(kid), Some(tokens)) = (name, &self.tokens) else {
+            return Err(AuthFailure::UnknownUser);
+        };
+        let late_allowed = deadline.late_allowed && known.is_some_and(Identity::is_bearer);
+        let session = tokens.open(&kid, token, deadline.unix_s, late_allowed)?;
+        //= rfc7635#section-7
+        //# The STUN server uses the mac_key to compute the message integrity
+        //# over the request, and if the resulting value does not match the
+        //# contents of the MESSAGE-INTEGRITY attribute, then it rejects the
+        //# request with an error response 401 (Unauthorized).
+        let key = msg
+            .integrity()
+            .and_then(|algorithm| session.keys(algorithm).find(|key| msg.verify(key)))
+            .ok_or(AuthFailure::WrongKey)?;
+        let user: Arc<[u8]> = Arc::from(&*kid);
+        Ok(Identity {
+            account: Arc::clone(&user),
+            user,
+            expires_unix: Some(session.expires_unix),
+            proof: Proof::Token { lifetime_s: session.lifetime_s },
+            //= rfc7635#section-7
+            //# Any response generated by the server MUST include the MESSAGE-
+            //# INTEGRITY attribute, computed using the mac_key.
+            key,
+            current: true,
+        })
     }
 
     /// Which algorithms a request with a valid nonce is to be processed with.
@@ -262,8 +329,11 @@ impl Auth {
             return Err(AuthFailure::UnknownUser);
         };
         let known = known.filter(|known| *known.user == *name);
-        // Who has no allocation of that name has nothing to go on with.
-        let late_allowed = deadline.late_allowed && known.is_some();
+        // Who has no allocation of that name has nothing to go on with. A token ends what it began,
+        // whatever holds for time-limited names.
+        let late_allowed = known.is_some_and(|known| {
+            deadline.late_allowed || !(self.enforce_expiry || known.is_bearer())
+        });
         let deadline = Deadline { late_allowed, ..deadline };
         match known.filter(|known| known.was_verified_by(scheme, msg)) {
             Some(known) => {
@@ -294,7 +364,7 @@ impl Auth {
                 user,
                 account,
                 expires_unix: None,
-                password,
+                proof: Proof::Password(password),
                 key,
                 current: true,
             });
@@ -310,7 +380,8 @@ impl Auth {
         deadline.check(expires_unix)?;
         let key = self.rest_key(msg, scheme, name).ok_or(AuthFailure::WrongKey)?;
         let (user, account) = (Arc::from(name), Arc::from(timed.account));
-        Ok(Identity { user, account, expires_unix, password, key, current: true })
+        let proof = Proof::Password(password);
+        Ok(Identity { user, account, expires_unix, proof, key, current: true })
     }
 
     /// The name a request claims, after OpaqueString; `None` if it cannot be a user's.
@@ -345,58 +416,6 @@ impl fmt::Debug for Auth {
             .field("realm", &String::from_utf8_lossy(&self.realm))
             .field("users", &self.users.len())
             .field("offered", &self.offered)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Identity {
-    /// The user name, after OpaqueString.
-    pub fn user(&self) -> &Arc<[u8]> {
-        &self.user
-    }
-
-    /// Who it is behind time-limited names: the part that is not the timestamp. A static user's
-    /// name, and a bare timestamp, stand for themselves.
-    pub fn account(&self) -> &Arc<[u8]> {
-        &self.account
-    }
-
-    /// What responses are signed with: its algorithm is the one the request calls for.
-    pub fn key(&self) -> &IntegrityKey {
-        &self.key
-    }
-
-    /// When a time-limited name ends, in seconds of Unix time.
-    pub fn expires_unix(&self) -> Option<u64> {
-        self.expires_unix
-    }
-
-    /// Says that users may have changed: at its next request the user is looked up again. That he
-    /// held an allocation before is not forgotten.
-    pub fn outdate(&mut self) {
-        self.current = false;
-    }
-
-    /// Whether both have the same user name (RFC 8656 section 5: else 441).
-    pub fn same_user(&self, other: &Self) -> bool {
-        self.user == other.user
-    }
-
-    /// Whether the cached key is the one that such a request is checked with and answered with.
-    fn was_verified_by(&self, scheme: Scheme, msg: &Message<'_>) -> bool {
-        let cached = self.key.algorithm();
-        self.current
-            && self.password == scheme.password
-            && cached == scheme.response
-            && msg.integrity() == Some(cached)
-    }
-}
-
-impl fmt::Debug for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity")
-            .field("user", &String::from_utf8_lossy(&self.user))
-            .field("expires_unix", &self.expires_unix)
             .finish_non_exhaustive()
     }
 }
@@ -515,7 +534,7 @@ fn prepare_realm(realm: &str) -> Result<Box<[u8]>, AuthConfigError> {
 /// The challenge goes out before the user is known, so only what every user can be served with is
 /// offered. Without SHA-256 there is nothing to choose, and nothing is offered; nor where a long
 /// realm leaves no room, for a challenge that is not sent keeps everybody out.
-fn offered(users: &Users, realm: &[u8]) -> Vec<PasswordAlgorithm> {
+fn offered(users: &Users, realm: &[u8], tokens: Option<&Tokens>) -> Vec<PasswordAlgorithm> {
     if !users.all_serve(PasswordAlgorithm::Sha256) {
         return Vec::new();
     }
@@ -528,6 +547,7 @@ fn offered(users: &Users, realm: &[u8]) -> Vec<PasswordAlgorithm> {
         + attribute(ERROR_CODE_LEN)
         + attribute(realm.len())
         + attribute(nonce::NONCE_LEN)
+        + tokens.map_or(0, |tokens| attribute(tokens.server_name().len()))
         + attribute(4 * offered.len());
     let fits = challenge <= SHORTEST_ALLOCATE_ANSWER_MAX;
     if fits { offered } else { Vec::new() }

@@ -53,6 +53,7 @@ fn config(users: Vec<StaticUser>, secrets: &[&str]) -> AuthConfig {
         nonce_secret: b"a secret of the whole fleet".to_vec(),
         nonce_lifetime_s: NONCE_LIFETIME,
         enforce_expiry: true,
+        oauth: None,
     }
 }
 

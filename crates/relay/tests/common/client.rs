@@ -55,6 +55,7 @@ impl Ask {
 }
 
 /// An attribute of any number with any value.
+#[derive(Clone)]
 pub(crate) struct Raw<const NUMBER: u16>(pub(crate) Vec<u8>);
 
 impl<const NUMBER: u16> Encode for Raw<NUMBER> {
@@ -77,6 +78,8 @@ pub(crate) struct TestClient {
     pub(crate) at: Client,
     pub(crate) user: String,
     pub(crate) password: String,
+    /// The session key of an access token, which takes the place of a password.
+    pub(crate) session_key: Option<Vec<u8>>,
     /// Uses SHA-256 where it is offered, as clients of RFC 8489 do.
     pub(crate) modern: bool,
     pub(crate) fingerprint: bool,
@@ -100,6 +103,7 @@ impl TestClient {
             },
             user: "alice".into(),
             password: "sesame".into(),
+            session_key: None,
             modern: false,
             fingerprint: false,
             realm: Vec::new(),
@@ -217,6 +221,9 @@ impl TestClient {
 
     /// The key of the user's password.
     pub(crate) fn key(&self) -> IntegrityKey {
+        if let Some(key) = &self.session_key {
+            return IntegrityKey::new(IntegrityAlgorithm::Sha1, key);
+        }
         let modern = self.modern && self.algorithms.is_some();
         let (password, integrity) = match modern {
             true => (PasswordAlgorithm::Sha256, IntegrityAlgorithm::Sha256),

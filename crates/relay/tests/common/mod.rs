@@ -10,7 +10,10 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use turnway_relay::auth::{Auth, AuthConfig, StaticUser, UserCredential};
+use turnway_relay::alternate::Selection;
+use turnway_relay::auth::{
+    Auth, AuthConfig, OAuthConfig, OAuthKey, OAuthSecret, StaticUser, UserCredential,
+};
 use turnway_relay::effect::VolumeSpent;
 use turnway_relay::ledger::Last;
 use turnway_relay::limits::Limits;
@@ -57,6 +60,9 @@ pub(crate) struct Settings {
     pub(crate) rest_secrets: Vec<&'static str>,
     pub(crate) enforce_expiry: bool,
     pub(crate) nonce_lifetime_s: u32,
+    /// Whether tokens made with [`KID`] are honoured.
+    pub(crate) oauth: bool,
+    pub(crate) alternates: Selection,
     pub(crate) limits: Limits,
     pub(crate) quotas: Quotas,
     pub(crate) v4: bool,
@@ -80,6 +86,8 @@ impl Default for Settings {
             rest_secrets: Vec::new(),
             enforce_expiry: true,
             nonce_lifetime_s: 3600,
+            oauth: false,
+            alternates: Selection::default(),
             limits: Limits::default(),
             quotas: Quotas::default(),
             v4: true,
@@ -92,6 +100,33 @@ impl Default for Settings {
             cap: 10_000,
             source_rate: (0, 0),
         }
+    }
+}
+
+/// The identifier of [`OAUTH_KEY`].
+pub(crate) const KID: &str = "north";
+/// What an authorization server makes tokens with for [`SERVER_NAME`].
+pub(crate) const OAUTH_KEY: [u8; 32] = *b"01234567890123456789012345678901";
+/// Another, that follows it.
+pub(crate) const NEXT_KID: &str = "west";
+pub(crate) const NEXT_OAUTH_KEY: [u8; 32] = [0x77; 32];
+/// The name that tokens are made for.
+pub(crate) const SERVER_NAME: &str = "turn.example.org";
+/// By how much clocks may differ.
+pub(crate) const CLOCK_SKEW_S: u32 = 5;
+
+fn oauth() -> OAuthConfig {
+    OAuthConfig {
+        server_name: SERVER_NAME.into(),
+        clock_skew_s: CLOCK_SKEW_S,
+        keys: [(KID, OAUTH_KEY), (NEXT_KID, NEXT_OAUTH_KEY)]
+            .map(|(kid, key)| OAuthKey {
+                kid: kid.into(),
+                secret: OAuthSecret::A256Gcm(key.into()),
+                not_before_unix: None,
+                not_after_unix: None,
+            })
+            .into(),
     }
 }
 
@@ -110,6 +145,7 @@ impl Settings {
             nonce_secret: b"sixteen bytes or more".to_vec(),
             nonce_lifetime_s: self.nonce_lifetime_s,
             enforce_expiry: self.enforce_expiry,
+            oauth: self.oauth.then(oauth),
         };
         let nets = |texts: &[&str]| texts.iter().map(|net| net.parse().unwrap()).collect();
         let relays: Vec<_> = self.relays.iter().map(|&(l, e)| (ip(l), ip(e))).collect();
@@ -125,6 +161,7 @@ impl Settings {
             auth: Auth::new(auth).unwrap(),
             policy: Policy::new(policy),
             limits: self.limits.clone(),
+            alternates: self.alternates.clone(),
             quotas: Arc::new(self.quotas.clone()),
             v4: self.v4,
             v6: self.v6,

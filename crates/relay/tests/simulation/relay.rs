@@ -84,6 +84,7 @@ pub(crate) fn config(rest: bool) -> Config {
         nonce_secret: b"a secret of the whole fleet".to_vec(),
         nonce_lifetime_s: NONCE_LIFETIME_S,
         enforce_expiry: true,
+        oauth: None,
     });
     let listener = |ip| std::net::SocketAddr::new(ip, LISTENER_PORT);
     Config {
@@ -95,6 +96,7 @@ pub(crate) fn config(rest: bool) -> Config {
             ..PolicyConfig::default()
         }),
         limits: Limits::default(),
+        alternates: Default::default(),
         quotas: Arc::new(Quotas::default()),
         v4: true,
         v6: true,

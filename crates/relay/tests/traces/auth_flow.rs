@@ -98,7 +98,7 @@ fn wrong_credentials_are_refused_and_told_to_the_operator() {
     let causes: Vec<_> = world.records.iter().map(cause).collect();
     assert_eq!(causes, [AuthFailure::WrongKey, AuthFailure::UnknownUser]);
     let stats = world.stats();
-    assert_eq!(stats.auth_failures, [1, 1, 0, 0]);
+    assert_eq!(stats.auth_failures, [1, 1, 0, 0, 0, 0]);
     assert_eq!(stats.count(Request::Allocate, Outcome::Unauthenticated), 4);
     world.assert_empty();
 }

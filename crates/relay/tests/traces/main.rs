@@ -5,6 +5,7 @@
 mod common;
 
 mod allocate;
+mod alternate;
 mod auth_flow;
 mod binding;
 mod channel;
@@ -16,6 +17,7 @@ mod header;
 mod icmp;
 mod limits;
 mod nat;
+mod oauth;
 mod offload;
 mod permission;
 mod quota;
