@@ -256,6 +256,11 @@ impl Connection {
         let _ = (&self.stream).write(&self.queue[self.written..]);
     }
 
+    /// Whether something waits to be written.
+    pub fn has_queued(&self) -> bool {
+        self.pending() > 0
+    }
+
     fn pending(&self) -> usize {
         self.queue.len() - self.written
     }

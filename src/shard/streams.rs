@@ -114,7 +114,9 @@ impl Shard {
         if opening && !connection.is_opening() && connection.tuple().transport == Transport::Tls {
             self.stats.tls_handshakes += 1;
         }
-        self.connections.mark_dirty(index); // a handshake's answers
+        if connection.has_queued() {
+            self.connections.mark_dirty(index); // a handshake's answers
+        }
         let taken = match opened {
             Ok(opened) => self.take_messages(index, slot, opened, batch),
             Err(broken) => Err(broken),
