@@ -92,7 +92,6 @@ pub fn serve(
     let entrance = Arc::new(entrance(&config, certificates.clone()));
     let metrics = bind_metrics(&config)?;
     let admin = bind_admin(&config)?;
-    let token = Arc::new(Token::new(config.admin.token.clone()));
     let shared = Arc::new(shared(&config, &relays, capacity)?);
     let range = config.relay.ports.clone();
     let buffer = RELAY_BUFFER.min(config.limits.socket_buffer);
@@ -131,9 +130,9 @@ pub fn serve(
     let clerk = accounts.map(Accounts::start).transpose().map_err(|error| no_thread(&error))?;
     let threads = start(crew.shards, writer)?;
     announce();
-    let mailboxes = crew.mailboxes.into();
-    let certificates = certificates.map(|store| Keeper::new(store, config.tls.clone()));
     let controlled = control::run(control::Control {
+        certificates: certificates.map(|store| Keeper::new(store, config.tls.clone())),
+        token: Arc::new(Token::new(config.admin.token.clone())),
         config,
         path,
         context,
@@ -142,21 +141,15 @@ pub fn serve(
         changed_users,
         rules: [Some(rules), None],
         zones: clerk.as_ref().map(Clerk::zones),
-        certificates,
         level,
-        mailboxes,
+        mailboxes: crew.mailboxes.into(),
         view,
         metrics,
         admin,
-        token,
         shared,
         ports,
     });
-    let ended = threads.join();
-    if let Some(clerk) = clerk {
-        clerk.finish(); // after the shards: it saves what they counted last
-    }
-    controlled.and(ended)
+    controlled.and(threads.join(clerk))
 }
 
 /// Opens the database, if there is one, and reads what it has of users and used volume.
@@ -284,8 +277,9 @@ fn start(shards: Vec<Shard>, writer: log::Writer) -> Result<Threads, ServeError>
 }
 
 impl Threads {
-    /// Waits for the shards, which have been told to stop, and then for their last log records.
-    fn join(self) -> Result<(), ServeError> {
+    /// Waits for the shards, which have been told to stop, then for their last log records, and
+    /// then for the clerk, who saves what they counted last.
+    fn join(self, clerk: Option<Clerk>) -> Result<(), ServeError> {
         let mut result = Ok(());
         for shard in self.shards {
             if shard.join().is_err() {
@@ -294,6 +288,9 @@ impl Threads {
         }
         // It ends by itself once no shard is left that could send a record.
         let _ = self.log.join();
+        if let Some(clerk) = clerk {
+            clerk.finish();
+        }
         result
     }
 }
