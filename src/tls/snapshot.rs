@@ -151,8 +151,7 @@ impl Snapshot {
     }
 }
 
-/// The same for DTLS. It has no client certificates that may be left out: there they are not asked
-/// for.
+/// The same for DTLS.
 fn dtls(
     certificates: &[Certificate],
     client_ca: Option<&Arc<Zeroizing<String>>>,
@@ -163,14 +162,16 @@ fn dtls(
         turnway_dtls::Identity::from_pem(chain, key)
             .map_err(|error| format!("{}: {error}", certificate.files.certificate.display()))
     };
-    let required = match wanted {
-        ClientCertificates::Required => client_ca,
-        ClientCertificates::Optional | ClientCertificates::Off => None,
+    let optional = match wanted {
+        ClientCertificates::Required | ClientCertificates::Off => false,
+        ClientCertificates::Optional => true,
     };
+    let clients = client_ca
+        .map(|pem| turnway_dtls::Clients { authorities: pem.as_bytes().to_vec(), optional });
     let settings = turnway_dtls::Settings {
         identities: certificates.iter().map(identity).collect::<Result<_, _>>()?,
         alpn: Alpn::ALL.map(|it| it.name().as_bytes().to_vec()).to_vec(),
-        client_ca: required.map(|pem| pem.as_bytes().to_vec()),
+        clients,
         mtu: DTLS_MTU,
     };
     turnway_dtls::Context::new(&settings).map_err(|error| format!("DTLS cannot be set up: {error}"))

@@ -115,7 +115,7 @@ fn context() -> Context {
     Context::new(&Settings {
         identities: vec![identity],
         alpn: vec![b"stun.turn".to_vec()],
-        client_ca: None,
+        clients: None,
         mtu: 1200,
     })
     .expect("a context")

@@ -50,13 +50,22 @@ pub struct Settings {
     /// ALPN protocols that we speak, the preferred first; each of 1 to 255 bytes. A client that
     /// offers others, or none, is served all the same.
     pub alpn: Vec<Vec<u8>>,
-    /// Certificates, in PEM, of authorities one of which must have issued the client's. `None`: a
-    /// client needs no certificate, and is not asked for one.
-    pub client_ca: Option<Vec<u8>>,
+    /// Who must have issued the certificate that a client shows. `None`: a client needs none, and
+    /// is not asked for one.
+    pub clients: Option<Clients>,
     /// The most bytes of UDP payload in a datagram of the handshake, from [`MTU_MIN`] up: long
     /// chains go out in fragments. A datagram of [`Session::send`](crate::Session::send) is never
     /// fragmented and has the length that its contents need.
     pub mtu: usize,
+}
+
+/// What is asked of clients.
+#[derive(Clone, Debug)]
+pub struct Clients {
+    /// Certificates of authorities, in PEM, at least one.
+    pub authorities: Vec<u8>,
+    /// Whether a client may do without a certificate. One that it shows must be good all the same.
+    pub optional: bool,
 }
 
 /// The certificates and rules that sessions begin with. Cloning is cheap and shares it.
@@ -188,8 +197,8 @@ fn host_builder(
         let ours = settings.alpn.clone();
         builder.set_alpn_select_callback(move |_, theirs| choose_protocol(&ours, theirs));
     }
-    if let Some(pem) = &settings.client_ca {
-        demand_certificate(&mut builder, pem)?;
+    if let Some(clients) = &settings.clients {
+        demand_certificate(&mut builder, clients)?;
     }
     Ok(builder)
 }
@@ -221,8 +230,12 @@ fn set_protocol(builder: &mut SslContextBuilder) -> Result<(), ErrorStack> {
     Ok(())
 }
 
-fn demand_certificate(builder: &mut SslContextBuilder, pem: &[u8]) -> Result<(), SettingsError> {
-    let authorities = X509::stack_from_pem(pem).map_err(|_| SettingsError::ClientCa)?;
+fn demand_certificate(
+    builder: &mut SslContextBuilder,
+    clients: &Clients,
+) -> Result<(), SettingsError> {
+    let authorities =
+        X509::stack_from_pem(&clients.authorities).map_err(|_| SettingsError::ClientCa)?;
     if authorities.is_empty() {
         return Err(SettingsError::ClientCa);
     }
@@ -232,7 +245,11 @@ fn demand_certificate(builder: &mut SslContextBuilder, pem: &[u8]) -> Result<(),
         store.add_cert(authority)?;
     }
     builder.set_verify_cert_store(store.build())?;
-    builder.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+    let mut mode = SslVerifyMode::PEER;
+    if !clients.optional {
+        mode |= SslVerifyMode::FAIL_IF_NO_PEER_CERT;
+    }
+    builder.set_verify(mode);
     Ok(())
 }
 

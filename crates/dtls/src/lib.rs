@@ -35,7 +35,7 @@ mod listener;
 mod record;
 mod session;
 
-pub use context::{Context, MTU_MIN, Settings, SettingsError};
+pub use context::{Clients, Context, MTU_MIN, Settings, SettingsError};
 pub use hello::{Ignored, opens_association};
 pub use identity::{Identity, IdentityError};
 pub use listener::{CookieSecret, Judged, Listener, VERIFY_REQUEST_LEN};

@@ -48,7 +48,7 @@ fn context() -> Context {
     Context::new(&Settings {
         identities: vec![identity],
         alpn: Vec::new(),
-        client_ca: None,
+        clients: None,
         mtu: 1200,
     })
     .unwrap()

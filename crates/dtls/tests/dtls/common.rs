@@ -61,7 +61,7 @@ pub(crate) fn settings(identities: Vec<Identity>) -> Settings {
     Settings {
         identities,
         alpn: vec![b"stun.turn".to_vec(), b"stun.nat-discovery".to_vec()],
-        client_ca: None,
+        clients: None,
         mtu: 1200,
     }
 }

@@ -5,7 +5,7 @@ use openssl::nid::Nid;
 use openssl::pkey::PKey;
 use openssl::ssl::{SslRef, SslVersion};
 use openssl::x509::X509;
-use turnway_dtls::{Context, Identity, IdentityError, Received, Settings, SettingsError};
+use turnway_dtls::{Clients, Context, Identity, IdentityError, Received, Settings, SettingsError};
 
 fn server(settings: &Settings) -> Server {
     Server::new(&Context::new(settings).unwrap())
@@ -125,9 +125,17 @@ fn a_client_certificate_is_demanded_when_there_is_an_authority() {
     let server_side = certificate(ECDSA, &["turn.example.org"]);
     let client_side = certificate(ECDSA, &["client.example.org"]);
     let mut settings = settings(vec![server_side.identity()]);
-    settings.client_ca = Some(client_side.root.clone().into_bytes());
     let stranger = certificate(ECDSA, &["client.example.org"]);
-    for (shows, let_in) in [(Some(&client_side), true), (Some(&stranger), false), (None, false)] {
+    for (optional, shows, let_in) in [
+        (false, Some(&client_side), true),
+        (false, Some(&stranger), false),
+        (false, None, false),
+        (true, Some(&client_side), true),
+        (true, Some(&stranger), false),
+        (true, None, true),
+    ] {
+        let authorities = client_side.root.clone().into_bytes();
+        settings.clients = Some(Clients { authorities, optional });
         let mut server = server(&settings);
         let mut client = Client::with(
             |builder| {
@@ -270,7 +278,9 @@ fn what_makes_no_context_is_named() {
     assert_eq!(wrong(|settings| settings.mtu = 255), SettingsError::Mtu);
     assert_eq!(wrong(|settings| settings.alpn.push(Vec::new())), SettingsError::Alpn);
     assert_eq!(
-        wrong(|settings| settings.client_ca = Some(b"nobody".to_vec())),
+        wrong(|settings| {
+            settings.clients = Some(Clients { authorities: b"nobody".to_vec(), optional: false });
+        }),
         SettingsError::ClientCa
     );
     let twice = settings(vec![identity(), identity()]);
