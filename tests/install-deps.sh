@@ -16,7 +16,7 @@ packages=(
   systemd      # systemd-analyze, systemd-sysusers, systemd-tmpfiles: proof of systemd/
   debootstrap  # the plain Debian root in which tests/dockerfile.sh proves the Dockerfile
   util-linux   # unshare, nsenter, setpriv
-  openssl      # a second opinion on digests and keys
+  openssl      # a second opinion on digests, keys, TLS and DTLS
 )
 
 as_root() {

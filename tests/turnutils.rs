@@ -1,6 +1,7 @@
 //! coturn's own test client against our daemon: every message it sends comes back.
 //!
-//! Each mode runs over UDP and TCP, on 1 and on 4 shards, with 20 clients of 500 messages each.
+//! Each mode runs over UDP, TCP, TLS and DTLS, on 1 and on 4 shards, with 20 clients of 500 messages
+//! each (250 where they are encrypted).
 //! What counts are the messages that `turnutils_uclient` sent and got back, and the datagrams that
 //! the daemon says it relayed.
 //!
@@ -13,14 +14,13 @@ mod common;
 #[path = "turnutils/uclient.rs"]
 mod uclient;
 
-use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use common::client::{Client, UDP};
+use common::clock::Clock;
 use common::{Relay, SECRET, Setup, own_address, program};
 use turnway_wire::{
     AttributeType, ChannelNumber, Class, Encode, ErrorCode, Message, Method, PasswordAlgorithm,
@@ -28,8 +28,73 @@ use turnway_wire::{
 };
 use uclient::{Counts, Peer, Run};
 
-/// Over UDP and over TCP.
-const TRANSPORTS: [&[&str]; 2] = [&[], &["-t"]];
+/// One way to reach a relay.
+#[derive(Clone, Copy)]
+struct Way {
+    /// The relay's shards.
+    shards: usize,
+    /// What the client is told: over TCP, secured.
+    arguments: &'static [&'static str],
+    /// What the relay listens for.
+    transports: &'static [&'static str],
+}
+
+/// Each transport on a port of its own and on one that takes all, and on 1 and on 4 shards.
+const WAYS: [Way; 8] = [
+    Way { shards: 1, arguments: &[], transports: &["udp"] },
+    Way { shards: 4, arguments: &[], transports: &["auto"] },
+    Way { shards: 1, arguments: &["-t"], transports: &["tcp"] },
+    Way { shards: 4, arguments: &["-t"], transports: &["auto"] },
+    Way { shards: 1, arguments: &["-t", "-S"], transports: &["tls"] },
+    Way { shards: 4, arguments: &["-t", "-S"], transports: &["auto"] },
+    Way { shards: 1, arguments: &["-S"], transports: &["dtls"] },
+    Way { shards: 4, arguments: &["-S"], transports: &["auto"] },
+];
+
+impl Way {
+    fn relay(&self) -> Relay {
+        Relay::start(self.setup())
+    }
+
+    /// With a listener that relays from these addresses.
+    fn relay_at(&self, listener: SocketAddr, addresses: &[IpAddr]) -> Relay {
+        let addresses: Vec<String> =
+            addresses.iter().map(|ip| format!("{:?}", ip.to_string())).collect();
+        Relay::start(Setup {
+            listen: vec![listener],
+            relay: Some(format!("addresses = [{}]", addresses.join(", "))),
+            ..self.setup()
+        })
+    }
+
+    fn setup(&self) -> Setup {
+        Setup { shards: self.shards, transports: self.transports, ..Setup::default() }
+    }
+
+    /// The client with the usual user.
+    fn run(&self, relay: &Relay, peer: &Peer, mode: &[&str]) -> Run {
+        let mut run = Run::new(relay.address, peer.address);
+        self.prepare(&mut run);
+        run.add(mode);
+        run
+    }
+
+    fn prepare(&self, run: &mut Run) {
+        run.add(self.arguments);
+        if self.is_secured() {
+            run.sized(20, 250);
+        }
+    }
+
+    fn is_secured(&self) -> bool {
+        self.arguments.contains(&"-S")
+    }
+
+    /// Whether an allocation ends with what its client came over.
+    fn is_connection(&self) -> bool {
+        self.arguments.contains(&"-t")
+    }
+}
 
 #[test]
 fn channels_lose_nothing() {
@@ -63,65 +128,65 @@ fn clients_that_reach_each_other_lose_nothing() {
 
 #[test]
 fn rest_credentials_lose_nothing() {
-    every(&[], |shards, transport| {
-        let relay = Relay::with_shards(shards);
+    every(|way| {
+        let relay = way.relay();
         let peer = Peer::start(own_address().into(), 3480);
         // The client makes `<in a day>:name` and its password of the secret.
         let mut run = Run::anonymous(relay.address, peer.address);
-        run.add(&["-u", "somebody", "-W", SECRET]).add(transport);
+        way.prepare(run.add(&["-u", "somebody", "-W", SECRET]));
         lossless(&relay, &run);
     });
 }
 
 #[test]
 fn ipv6_loses_nothing() {
-    every(&["-x"], |shards, arguments| {
+    every(|way| {
         let listener = SocketAddr::new(LOCALHOST_V6, own_port());
-        let relay = relay_at(listener, &[LOCALHOST_V6], shards);
+        let relay = way.relay_at(listener, &[LOCALHOST_V6]);
         let peer = Peer::start(LOCALHOST_V6, own_port());
-        lossless(&relay, Run::new(relay.address, peer.address).add(arguments));
+        lossless(&relay, &way.run(&relay, &peer, &["-x"]));
     });
 }
 
 #[test]
 fn ipv6_peers_of_ipv4_clients_lose_nothing() {
-    every(&["-x"], |shards, arguments| {
+    every(|way| {
         let listener = SocketAddr::new(own_address().into(), 3478);
-        let relay = relay_at(listener, &[listener.ip(), LOCALHOST_V6], shards);
+        let relay = way.relay_at(listener, &[listener.ip(), LOCALHOST_V6]);
         let peer = Peer::start(LOCALHOST_V6, own_port());
-        lossless(&relay, Run::new(relay.address, peer.address).add(arguments));
+        lossless(&relay, &way.run(&relay, &peer, &["-x"]));
     });
 }
 
 #[test]
 fn ipv4_peers_of_ipv6_clients_lose_nothing() {
-    every(&["-X"], |shards, arguments| {
+    every(|way| {
         let listener = SocketAddr::new(LOCALHOST_V6, own_port());
         let own = own_address().into();
-        let relay = relay_at(listener, &[own, LOCALHOST_V6], shards);
+        let relay = way.relay_at(listener, &[own, LOCALHOST_V6]);
         let peer = Peer::start(own, 3480);
-        lossless(&relay, Run::new(relay.address, peer.address).add(arguments));
+        lossless(&relay, &way.run(&relay, &peer, &["-X"]));
     });
 }
 
 #[test]
 fn dual_allocations_lose_nothing() {
-    every(&["-Z"], |shards, arguments| {
+    every(|way| {
         let listener = SocketAddr::new(own_address().into(), 3478);
-        let relay = relay_at(listener, &[listener.ip(), LOCALHOST_V6], shards);
+        let relay = way.relay_at(listener, &[listener.ip(), LOCALHOST_V6]);
         let peer = Peer::start(own_address().into(), 3480);
-        lossless(&relay, Run::new(relay.address, peer.address).add(arguments));
+        lossless(&relay, &way.run(&relay, &peer, &["-Z"]));
     });
 }
 
 /// `-I` leaves CreatePermission out. Send indications, since ChannelBind installs a permission.
 #[test]
 fn without_permissions_nothing_is_relayed() {
-    every(&["-I", "-s"], |shards, arguments| {
-        let relay = Relay::with_shards(shards);
+    every(|way| {
+        let relay = way.relay();
         let peer = Peer::start(own_address().into(), 3480);
-        let run = &mut Run::new(relay.address, peer.address);
-        let Some(counts) = run.add(arguments).finish() else {
+        let run = way.run(&relay, &peer, &["-I", "-s"]);
+        let Some(counts) = run.finish() else {
             return;
         };
         let expected =
@@ -135,12 +200,12 @@ fn without_permissions_nothing_is_relayed() {
 
 /// The client's own tests of a server's nerves, one by one and all at once, and then a plain run.
 ///
-/// Over TCP every allocation ends with its connection. Over UDP this client leaves allocations of
+/// Over TCP every allocation ends with its connection. Over UDP and DTLS this client leaves allocations of
 /// 777 seconds behind, with one in each plain run too: there the daemon's clock is put forward
 /// (by libfaketime), and they expire.
 #[test]
 fn after_hostile_clients_nothing_is_lost_and_no_allocation_is_left() {
-    every(&[], |shards, transport| {
+    every(|way| {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let Some(clock) = Clock::new(folder.path()) else {
             return;
@@ -149,13 +214,9 @@ fn after_hostile_clients_nothing_is_lost_and_no_allocation_is_left() {
             return;
         }
         let environment = clock.environment();
-        let relay = Relay::start(Setup { shards, environment, ..Setup::default() });
+        let relay = Relay::start(Setup { environment, ..way.setup() });
         let peer = Peer::start(own_address().into(), 3480);
-        let attack = |mode: &str| {
-            let mut run = Run::new(relay.address, peer.address);
-            run.add(transport).add(&[mode]);
-            run
-        };
+        let attack = |mode: &str| way.run(&relay, &peer, &[mode]);
         for (mode, trace) in ATTACKS {
             harass(&relay, &attack(mode), trace);
         }
@@ -164,9 +225,9 @@ fn after_hostile_clients_nothing_is_lost_and_no_allocation_is_left() {
                 scope.spawn(move || attack(mode).attempt(Duration::from_secs(3)));
             }
         });
-        lossless(&relay, Run::new(relay.address, peer.address).add(transport));
-        if transport.is_empty() {
-            assert!(relay.allocations() > 0.0, "the clock proves nothing");
+        lossless(&relay, &way.run(&relay, &peer, &[]));
+        if !way.is_connection() {
+            assert!(way.is_secured() || relay.allocations() > 0.0, "the clock proves nothing");
             clock.put_forward(Duration::from_secs(800));
         }
         relay.await_no_allocations();
@@ -233,23 +294,21 @@ impl Encode for Echoed<'_> {
 
 const LOCALHOST_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
-/// A run in every transport and on 1 and 4 shards, with a daemon and a peer of its own.
+/// A run in every way, with a daemon and a peer of its own.
 fn each_way(mode: &[&str]) {
-    every(mode, |shards, arguments| {
-        let relay = Relay::with_shards(shards);
+    every(|way| {
+        let relay = way.relay();
         let peer = Peer::start(own_address().into(), 3480);
-        lossless(&relay, Run::new(relay.address, peer.address).add(arguments));
+        lossless(&relay, &way.run(&relay, &peer, mode));
     });
 }
 
-/// Does something in every transport and on 1 and 4 shards, side by side. The client's arguments
-/// are those of the transport and `mode`.
-fn every(mode: &[&str], test: impl Fn(usize, &[&str]) + Sync) {
-    let ways = [1, 4].map(|shards| TRANSPORTS.map(|transport| (shards, transport)));
+/// Does something in every way, side by side.
+fn every(test: impl Fn(Way) + Sync) {
     thread::scope(|scope| {
-        for &(shards, transport) in ways.as_flattened() {
-            let (arguments, test) = ([transport, mode].concat(), &test);
-            scope.spawn(move || test(shards, &arguments));
+        for way in WAYS {
+            let test = &test;
+            scope.spawn(move || test(way));
         }
     });
 }
@@ -312,51 +371,10 @@ fn harass(relay: &Relay, run: &Run, trace: Trace) {
     });
 }
 
-fn relay_at(listener: SocketAddr, addresses: &[IpAddr], shards: usize) -> Relay {
-    let addresses: Vec<String> =
-        addresses.iter().map(|ip| format!("{:?}", ip.to_string())).collect();
-    Relay::start(Setup {
-        shards,
-        listen: vec![listener],
-        relay: Some(format!("addresses = [{}]", addresses.join(", "))),
-        ..Setup::default()
-    })
-}
-
 /// A port, and the one after it, that no other test uses: all tests share `::1`. Below the ports
 /// that the kernel chooses by itself.
 fn own_port() -> u16 {
     static COUNTER: AtomicU16 = AtomicU16::new(0);
     let process = (std::process::id() % 200) as u16;
     10_000 + 100 * process + 2 * COUNTER.fetch_add(1, Ordering::Relaxed) % 100
-}
-
-/// The clock of a daemon, which can be put forward.
-struct Clock {
-    library: PathBuf,
-    offset: PathBuf,
-}
-
-impl Clock {
-    fn new(folder: &Path) -> Option<Self> {
-        program("faketime", "faketime")?;
-        let arch = std::env::consts::ARCH;
-        let library = format!("/usr/lib/{arch}-linux-gnu/faketime/libfaketimeMT.so.1").into();
-        let clock = Self { library, offset: folder.join("clock") };
-        clock.put_forward(Duration::ZERO);
-        Some(clock)
-    }
-
-    fn environment(&self) -> Vec<(String, String)> {
-        let own = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        vec![
-            own("LD_PRELOAD", self.library.to_str().expect("text")),
-            own("FAKETIME_TIMESTAMP_FILE", self.offset.to_str().expect("text")),
-            own("FAKETIME_CACHE_DURATION", "1"),
-        ]
-    }
-
-    fn put_forward(&self, by: Duration) {
-        fs::write(&self.offset, format!("+{}\n", by.as_secs())).expect("a file of ours");
-    }
 }

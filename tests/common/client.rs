@@ -6,24 +6,24 @@
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, RandomState};
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::time::Instant;
+use std::sync::Arc;
 
+use rustls::ClientConfig;
 use turnway_wire::{
-    BufferFull, Builder, ChannelData, ChannelNumber, Class, Data, DontFragment, ErrorCode, Frame,
-    Icmp, IntegrityAlgorithm, IntegrityKey, Lifetime, LongTermKey, Message, Method, Nonce,
+    BufferFull, Builder, ChannelData, ChannelNumber, Class, Data, DontFragment, ErrorCode, Icmp,
+    IntegrityAlgorithm, IntegrityKey, Lifetime, LongTermKey, Message, Method, Nonce,
     PasswordAlgorithm, Realm, RequestedAddressFamily, RequestedTransport, TransactionId, Username,
-    XorMappedAddress, XorPeerAddress, XorRelayedAddress, channel_header, code, frame, padding,
+    XorMappedAddress, XorPeerAddress, XorRelayedAddress, channel_header, code, padding,
 };
 
+pub use super::link::Transport;
+use super::link::{BUFFER, Link, connected, tls_config};
 use super::{PASSWORD, PATIENCE, USER};
 
 /// REQUESTED-TRANSPORT: UDP.
 pub const UDP: RequestedTransport = RequestedTransport(17);
-
-/// Any message fits.
-const BUFFER: usize = 70_000;
 
 /// A client with at most one allocation.
 pub struct Client {
@@ -34,11 +34,6 @@ pub struct Client {
     challenge: Option<Challenge>,
     waiting: VecDeque<Vec<u8>>,
     transactions: u64,
-}
-
-enum Link {
-    Udp(UdpSocket),
-    Tcp { stream: TcpStream, received: Vec<u8> },
 }
 
 /// What the server asked for, and the key that answers it.
@@ -121,6 +116,19 @@ impl Client {
         Self::new(Link::Udp(socket), server)
     }
 
+    /// A client over any transport. What it trusts (PEM) is of interest to TLS and DTLS.
+    pub fn over(transport: Transport, server: SocketAddr, roots: &str) -> Self {
+        match transport {
+            Transport::Udp => Self::udp(server),
+            Transport::Tcp => Self::tcp(server),
+            Transport::Tls => {
+                let stream = TcpStream::connect_timeout(&server, PATIENCE).expect("connects");
+                Self::tls_from(stream, server, tls_config(roots))
+            }
+            Transport::Dtls => Self::dtls_from(connected(server), server, roots),
+        }
+    }
+
     /// A TCP client.
     pub fn tcp(server: SocketAddr) -> Self {
         Self::tcp_from(TcpStream::connect_timeout(&server, PATIENCE).expect("connects"), server)
@@ -128,9 +136,17 @@ impl Client {
 
     /// A TCP client on a connection of one's choice.
     pub fn tcp_from(stream: TcpStream, server: SocketAddr) -> Self {
-        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        stream.set_nodelay(true).expect("a socket");
-        Self::new(Link::Tcp { stream, received: Vec::new() }, server)
+        Self::new(Link::tcp(stream), server)
+    }
+
+    /// A TLS client on a connection of one's choice.
+    pub fn tls_from(stream: TcpStream, server: SocketAddr, config: Arc<ClientConfig>) -> Self {
+        Self::new(Link::tls(stream, config), server)
+    }
+
+    /// A DTLS client on a socket of one's choice, which is connected to the server.
+    pub fn dtls_from(socket: UdpSocket, server: SocketAddr, roots: &str) -> Self {
+        Self::new(Link::dtls(socket, roots), server)
     }
 
     fn new(link: Link, server: SocketAddr) -> Self {
@@ -154,11 +170,7 @@ impl Client {
 
     /// The client's own transport address.
     pub fn local_addr(&self) -> SocketAddr {
-        match &self.link {
-            Link::Udp(socket) => socket.local_addr(),
-            Link::Tcp { stream, .. } => stream.local_addr(),
-        }
-        .expect("a socket")
+        self.link.local_addr()
     }
 
     /// The server's transport address.
@@ -170,15 +182,16 @@ impl Client {
     pub fn socket(&self) -> &UdpSocket {
         match &self.link {
             Link::Udp(socket) => socket,
-            Link::Tcp { .. } => panic!("a TCP client"),
+            Link::Tcp { .. } | Link::Tls { .. } | Link::Dtls(_) => panic!("no UDP client"),
         }
     }
 
-    /// The TCP stream, to misuse it.
+    /// The TCP stream, also that below TLS, to misuse it.
     pub fn stream(&self) -> &TcpStream {
         match &self.link {
             Link::Tcp { stream, .. } => stream,
-            Link::Udp(_) => panic!("a UDP client"),
+            Link::Tls { stream, .. } => &stream.sock,
+            Link::Udp(_) | Link::Dtls(_) => panic!("no TCP client"),
         }
     }
 
@@ -253,7 +266,7 @@ impl Client {
     pub fn send_channel(&mut self, number: u16, data: &[u8]) {
         let mut message = channel_header(number, data.len() as u16).to_vec();
         message.extend_from_slice(data);
-        if matches!(self.link, Link::Tcp { .. }) {
+        if self.link.is_stream() {
             message.resize(message.len() + padding(data.len()), 0);
         }
         self.raw(&message).expect("sent");
@@ -361,10 +374,7 @@ impl Client {
 
     /// Sends bytes as they are.
     pub fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match &mut self.link {
-            Link::Udp(socket) => socket.send_to(bytes, self.server).map(drop),
-            Link::Tcp { stream, .. } => stream.write_all(bytes),
-        }
+        self.link.send(bytes, self.server)
     }
 
     /// All answers to authenticated requests are signed, and so are their errors, but for those
@@ -386,30 +396,7 @@ impl Client {
     /// The next datagram or frame from the server, which must be where we sent to.
     #[track_caller]
     pub fn next_message(&mut self) -> Vec<u8> {
-        match &mut self.link {
-            Link::Udp(socket) => {
-                let mut buffer = vec![0; BUFFER];
-                let (len, from) = socket.recv_from(&mut buffer).expect("nothing came");
-                assert_eq!(from, self.server, "an answer from elsewhere");
-                buffer.truncate(len);
-                buffer
-            }
-            Link::Tcp { stream, received } => {
-                let deadline = Instant::now() + PATIENCE;
-                loop {
-                    if let Frame::Complete { len, payload } = frame(received) {
-                        let mut message: Vec<u8> = received.drain(..len).collect();
-                        message.truncate(payload);
-                        return message;
-                    }
-                    assert!(Instant::now() < deadline, "no whole message came");
-                    let mut buffer = [0; 4096];
-                    let len = stream.read(&mut buffer).expect("nothing came");
-                    assert!(len > 0, "the server closed the connection");
-                    received.extend_from_slice(&buffer[..len]);
-                }
-            }
-        }
+        self.link.receive(self.server)
     }
 }
 

@@ -6,7 +6,10 @@
 #![allow(unreachable_pub, reason = "a module of several test crates")]
 #![allow(dead_code, reason = "each test uses its own part of this module")]
 
+pub mod certificates;
 pub mod client;
+pub mod clock;
+pub mod link;
 pub mod netns;
 
 use std::collections::HashMap;
@@ -14,7 +17,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -22,6 +25,10 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use certificates::{Made, NAME};
+use client::Client;
+use link::Transport;
 
 /// How long anything may take before a test fails. Generous: machines are busy.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,6 +58,9 @@ pub struct Setup {
     pub relay: Option<String>,
     /// Addresses to listen on instead of one of the relay's own.
     pub listen: Vec<SocketAddr>,
+    /// What is spoken on each address: a listener for each. Others than `"udp"` and `"tcp"` get an
+    /// ECDSA and an RSA certificate.
+    pub transports: &'static [&'static str],
     /// Run in this network namespace.
     pub namespace: Option<String>,
     /// Where metrics are served; by default on the relay's own address.
@@ -77,6 +87,7 @@ impl Default for Setup {
             limits: String::new(),
             relay: None,
             listen: Vec::new(),
+            transports: &["udp", "tcp"],
             namespace: None,
             metrics: None,
             descriptors: None,
@@ -159,6 +170,25 @@ impl Relay {
     /// The address it listens on and relays from.
     pub fn ip(&self) -> IpAddr {
         self.address.ip()
+    }
+
+    /// What clients of a secured relay trust, as PEM.
+    pub fn roots(&self) -> String {
+        fs::read_to_string(self.folder.path().join("root.pem")).expect("a secured relay")
+    }
+
+    /// The SHA-256 of the ECDSA certificate's public key, in base64: a browser's name for it.
+    pub fn key_hash(&self) -> String {
+        fs::read_to_string(self.folder.path().join("ecdsa.hash")).expect("a secured relay")
+    }
+
+    /// A client over any transport; TLS and DTLS need a secured relay.
+    pub fn client(&self, transport: Transport) -> Client {
+        let roots = match transport {
+            Transport::Udp | Transport::Tcp => String::new(),
+            Transport::Tls | Transport::Dtls => self.roots(),
+        };
+        Client::over(transport, self.address, &roots)
     }
 
     /// The configuration file.
@@ -294,7 +324,8 @@ fn prepare(setup: &Setup) -> (Command, TempDir, [SocketAddr; 2]) {
     let metrics = setup.metrics.unwrap_or_else(|| SocketAddr::new(own.into(), 9641));
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("turnway.toml");
-    fs::write(&path, configuration(setup, &listen, metrics)).expect("the configuration");
+    let text = configuration(setup, &listen, metrics) + &certificates(setup, folder.path(), own);
+    fs::write(&path, text).expect("the configuration");
     let mut words = setup.runner.clone();
     if let Some(limit) = setup.descriptors {
         words.extend(["prlimit".to_owned(), format!("--nofile={limit}:{limit}")]);
@@ -312,7 +343,7 @@ fn configuration(setup: &Setup, listen: &[SocketAddr], metrics: SocketAddr) -> S
         text += &format!("shards = {}\n", setup.shards);
     }
     for address in listen {
-        for transport in ["udp", "tcp"] {
+        for transport in setup.transports {
             text += &format!("[[listen]]\ntransport = \"{transport}\"\naddress = \"{address}\"\n");
         }
     }
@@ -324,6 +355,19 @@ fn configuration(setup: &Setup, listen: &[SocketAddr], metrics: SocketAddr) -> S
     text += &format!("[offload]\nmode = \"{}\"\n", setup.offload);
     text += &format!("[metrics]\nlisten = \"{metrics}\"\n{}\n", setup.extra);
     text
+}
+
+/// The tables of the certificates, where any are needed. What clients are to trust is in
+/// `root.pem`.
+fn certificates(setup: &Setup, folder: &Path, own: Ipv4Addr) -> String {
+    if setup.transports.iter().all(|transport| matches!(*transport, "udp" | "tcp")) {
+        return String::new();
+    }
+    let names = [NAME, &own.to_string()];
+    let (ecdsa, rsa) = (Made::ecdsa(&names), Made::rsa(&names));
+    fs::write(folder.join("root.pem"), ecdsa.root.clone() + &rsa.root).expect("a folder of ours");
+    fs::write(folder.join("ecdsa.hash"), ecdsa.key_hash()).expect("a folder of ours");
+    ecdsa.write(folder, "ecdsa") + &rsa.write(folder, "rsa")
 }
 
 /// A loopback address that no other daemon of this test run uses: the process id and a counter
