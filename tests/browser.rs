@@ -1,47 +1,81 @@
-//! A browser with nothing but what `turnway serve` prints in development mode.
+//! A browser: with nothing but what `turnway serve` prints in development mode, and with TLS.
 //!
 //! Headless Chromium opens `browser/page.html`: two peer connections that may use relay candidates
-//! only, first over UDP, then over TCP. The page sends what it saw back to the test.
+//! only, over one transport after the other. Data and a camera's video must arrive. The page sends
+//! what it saw back to the test.
 
 mod common;
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
 use common::netns::Namespace;
-use common::{can_make_namespaces, in_namespace, program};
+use common::{PASSWORD, Relay, Setup, USER, can_make_namespaces, in_namespace, program};
 use serde_json::{Value, json};
 
 /// How long the browser may take for everything.
-const BROWSER_PATIENCE: Duration = Duration::from_secs(55);
+const BROWSER_PATIENCE: Duration = Duration::from_secs(90);
 
 #[test]
 fn chromium_relays_over_udp_and_tcp_with_what_development_mode_prints() {
-    let Some(chromium) = program("chromium", "chromium") else {
-        return;
-    };
-    if !can_make_namespaces() {
-        return;
-    }
+    let Some((chromium, namespace)) = ready() else { return };
     // Development mode has one address, 127.0.0.1:3478: in a namespace it is ours alone.
-    let namespace = Namespace::new("browser");
     let (_relay, ice_servers) = development_mode(&namespace);
-    let page = include_str!("browser/page.html").replace("ICE_SERVERS", &ice_servers.to_string());
-    let (url, results) = serve_page(&namespace, page);
-    let profile = tempfile::tempdir().expect("a temporary folder");
-    let _browser = open(&namespace, &chromium, profile.path(), &url);
+    let only = |transport: &str| {
+        let mut servers = ice_servers.clone();
+        for server in servers.as_array_mut().expect("a list") {
+            let urls = server["urls"].as_array_mut().expect("a list");
+            urls.retain(|url| url.as_str().is_some_and(|url| url.ends_with(transport)));
+            assert_eq!(urls.len(), 1);
+        }
+        servers
+    };
+    let transports = json!({ "udp": only("?transport=udp"), "tcp": only("?transport=tcp") });
+    relays(&chromium, &namespace, &transports, &[]);
+}
 
+#[test]
+fn chromium_relays_over_tls() {
+    let Some((chromium, namespace)) = ready() else { return };
+    let localhost = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    let relay = Relay::start(Setup {
+        namespace: Some(namespace.name.clone()),
+        listen: vec![localhost(3478)],
+        metrics: Some(localhost(9641)),
+        transports: &["auto"],
+        ..Setup::default()
+    });
+    let urls = [format!("turns:{}?transport=tcp", relay.address)];
+    let server = json!([{ "urls": urls, "username": USER, "credential": PASSWORD }]);
+    // It trusts what the system trusts, and this one key.
+    let trusted = format!("--ignore-certificate-errors-spki-list={}", relay.key_hash());
+    relays(&chromium, &namespace, &json!({ "tls": server }), &[&trusted]);
+}
+
+/// Where the browser is, and a namespace for it; `None`, said aloud, where that cannot be had.
+fn ready() -> Option<(PathBuf, Namespace)> {
+    let chromium = program("chromium", "chromium")?;
+    can_make_namespaces().then(|| (chromium, Namespace::new("browser")))
+}
+
+/// Has the browser relay over each of the transports, and asserts that all arrives.
+fn relays(chromium: &Path, namespace: &Namespace, transports: &Value, arguments: &[&str]) {
+    let page = include_str!("browser/page.html").replace("ICE_SERVERS", &transports.to_string());
+    let (url, results) = serve_page(namespace, page);
+    let profile = tempfile::tempdir().expect("a temporary folder");
+    let _browser = open(namespace, chromium, profile.path(), &url, arguments);
     let result = results.recv_timeout(BROWSER_PATIENCE);
     let result: Value = serde_json::from_str(&result.expect("the page's result")).expect("JSON");
-    for transport in ["udp", "tcp"] {
+    for transport in transports.as_object().expect("by name").keys() {
         let peer = json!({ "local": "relay", "remote": "relay", "by": transport });
-        let expected = json!({ "bytes": 1 << 20, "intact": true, "peers": [peer, peer] });
+        let expected =
+            json!({ "bytes": 5 << 20, "intact": true, "seconds": 5, "peers": [peer, peer] });
         assert_eq!(result[transport], expected, "{result}");
     }
 }
@@ -81,14 +115,22 @@ fn development_mode(namespace: &Namespace) -> (Group, Value) {
     (relay, printed["iceServers"].take())
 }
 
-fn open(namespace: &Namespace, chromium: &Path, profile: &Path, url: &str) -> Group {
+fn open(
+    namespace: &Namespace,
+    chromium: &Path,
+    profile: &Path,
+    url: &str,
+    arguments: &[&str],
+) -> Group {
     let mut command = in_namespace(Some(&namespace.name), chromium.to_str().expect("text"));
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]);
     command.args(["--no-first-run", "--disable-quic", "--disable-sync", "--disable-extensions"]);
     command.args(["--disable-background-networking", "--disable-component-update"]);
     // The namespace has no interface but loopback.
     command.args(["--allow-loopback-in-peer-connection"]);
-    command.arg(format!("--user-data-dir={}", profile.display())).arg(url);
+    // A camera that shows a test picture, and nobody who has to allow it.
+    command.args(["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]);
+    command.arg(format!("--user-data-dir={}", profile.display())).args(arguments).arg(url);
     Group::spawn(command.stdout(Stdio::null()).stderr(Stdio::null()))
 }
 
