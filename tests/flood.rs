@@ -1,13 +1,18 @@
-//! Floods of requests without credentials: they leave nothing behind, and harm nobody else.
+//! Floods of requests without credentials and of DTLS clients that have not shown where they are:
+//! they leave nothing behind, and harm nobody else.
 
 mod common;
 
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Instant;
 
+use openssl::ssl::HandshakeError;
 use turnway_wire::{Builder, Class, ErrorCode, Message, Method, TransactionId};
 
-use common::client::{Client, UDP};
+use common::client::{Client, Transport, UDP};
+use common::conversation::{pairs, while_talking};
+use common::link::dtls_client;
 use common::netns::Namespace;
 use common::{PATIENCE, Relay, Setup, can_make_namespaces};
 
@@ -37,6 +42,8 @@ fn crowded() -> Namespace {
 
 fn relay_in(namespace: &Namespace, limits: &str) -> Relay {
     Relay::start(Setup {
+        transports: &["auto"],
+        peers: "allow = [\"10.0.0.0/8\"]".to_owned(),
         namespace: Some(namespace.name.clone()),
         listen: [SERVER_V4, SERVER_V6].map(server).to_vec(),
         metrics: Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9641)),
@@ -63,6 +70,21 @@ fn allocate(number: u32) -> Vec<u8> {
 
 /// Every source asks once, each from a socket of its own, and gets its 401.
 fn ask(namespace: &Namespace, server: SocketAddr, sources: impl Iterator<Item = IpAddr> + Send) {
+    question(namespace, server, sources, allocate, |answer| {
+        let answer = Message::parse(answer).expect("STUN");
+        let error = answer.get::<ErrorCode>().expect("well-formed").expect("an error");
+        assert_eq!(error.code, 401);
+    });
+}
+
+/// Every source sends one datagram from a socket of its own, and gets an answer to be checked.
+fn question(
+    namespace: &Namespace,
+    server: SocketAddr,
+    sources: impl Iterator<Item = IpAddr> + Send,
+    datagram: impl Fn(u32) -> Vec<u8> + Sync,
+    check: impl Fn(&[u8]) + Sync,
+) {
     namespace.enter(|| {
         let mut sources = sources.peekable();
         let mut number = 0;
@@ -71,7 +93,7 @@ fn ask(namespace: &Namespace, server: SocketAddr, sources: impl Iterator<Item = 
             for source in sources.by_ref().take(TOGETHER as usize) {
                 let socket = UdpSocket::bind((source, 0)).expect("every address is ours");
                 socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
-                socket.send_to(&allocate(number), server).expect("sent");
+                socket.send_to(&datagram(number), server).expect("sent");
                 sockets.push(socket);
                 number += 1;
             }
@@ -79,9 +101,7 @@ fn ask(namespace: &Namespace, server: SocketAddr, sources: impl Iterator<Item = 
                 let mut buffer = [0; 512];
                 let (len, from) = socket.recv_from(&mut buffer).expect("an answer");
                 assert_eq!(from, server);
-                let answer = Message::parse(&buffer[..len]).expect("STUN");
-                let error = answer.get::<ErrorCode>().expect("well-formed").expect("an error");
-                assert_eq!(error.code, 401);
+                check(&buffer[..len]);
             }
         }
     });
@@ -121,6 +141,71 @@ fn a_hundred_thousand_sources_leave_no_memory_behind() {
     relay.await_samples("all to be counted", |samples| samples[REFUSED] == answered);
     assert_eq!(relay.allocations(), 0.0);
     assert_eq!(relay.samples()[DROPPED], 0.0, "each source is within its rate");
+}
+
+/// The first flight of a DTLS client, which has no cookie yet.
+fn hello(relay: &Relay) -> Vec<u8> {
+    struct Recorder(Vec<u8>);
+    impl Read for Recorder {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+    }
+    impl Write for Recorder {
+        fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
+            self.0 = datagram.to_vec();
+            Ok(datagram.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    match dtls_client(&relay.roots()).connect(Recorder(Vec::new())) {
+        Err(HandshakeError::WouldBlock(waiting)) => waiting.get_ref().0.clone(),
+        _ => panic!("nobody has answered"),
+    }
+}
+
+#[test]
+fn a_hundred_thousand_dtls_clients_without_a_cookie_leave_no_memory_behind() {
+    const SOURCES: u32 = 100_000;
+    if !can_make_namespaces() {
+        return;
+    }
+    let namespace = crowded();
+    let relay = relay_in(&namespace, "");
+    let hello = hello(&relay);
+    let flood = |sources: u32| {
+        let sources = ipv4_sources(sources);
+        question(
+            &namespace,
+            relay.address,
+            sources,
+            |_| hello.clone(),
+            |answer| {
+                // HelloVerifyRequest (RFC 6347), shorter than what it answers.
+                assert_eq!((answer[0], answer[13]), (22, 3));
+                assert!(answer.len() < hello.len());
+            },
+        );
+    };
+    let (server, roots) = (relay.address, relay.roots());
+    let good = namespace.enter(|| pairs(server, &roots, &Transport::ALL));
+    let [before, after] = while_talking(good, || {
+        flood(TOGETHER);
+        relay.samples();
+        let before = relay.resident();
+        flood(SOURCES);
+        [before, relay.resident()]
+    });
+    let grown = after.saturating_sub(before);
+    println!("resident memory grew by {grown} bytes");
+    assert!(grown < MIB, "resident memory grew from {before} to {after} bytes");
+    // And the one that talked all along.
+    let answered = f64::from(SOURCES + TOGETHER + 1);
+    let strangers = "turnway_dtls_strangers_total{outcome=\"answered\"}";
+    relay.await_samples("all to be counted", |samples| samples[strangers] >= answered);
+    assert_eq!(relay.samples()["turnway_dtls_handshakes_total{outcome=\"completed\"}"], 1.0);
 }
 
 #[test]

@@ -11,13 +11,13 @@ mod senders;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use turnway_wire::{Frame, Message, frame};
 
-use common::client::{Client, Peer, Relayed};
+use common::client::{Client, Peer, Transport};
+use common::conversation::{pairs, while_talking};
 use common::{PATIENCE, Relay, Setup};
 use senders::{datagrams, half_open, one_byte_at_a_time, streams};
 
@@ -47,24 +47,13 @@ fn a_million_hostile_messages_leave_no_trace_and_disturb_nobody() {
         });
         drop(open);
     };
-    let over = AtomicBool::new(false);
-    let [before, after] = thread::scope(|scope| {
-        // A panic here must end the conversations as well.
-        let _over = SetWhenDropped(&over);
-        let server = relay.address;
-        let good = [Client::udp(server), Client::tcp(server)];
-        let good = good.map(|client| scope.spawn(|| converse(client, &over)));
+    let good = pairs(relay.address, "", &[Transport::Udp, Transport::Tcp]);
+    let [before, after] = while_talking(good, || {
         attack(seed, 30_000, 300);
         relay.samples();
         let before = relay.resident();
         attack(seed + 1000, 460_000, 2000);
-        let after = relay.resident();
-        over.store(true, Ordering::Relaxed);
-        for client in good {
-            let turns = client.join().expect("the well-behaved client lost something");
-            assert!(turns > 100, "only {turns} turns");
-        }
-        [before, after]
+        [before, relay.resident()]
     });
     let grown = after.saturating_sub(before);
     assert!(grown < MIB, "resident memory grew from {before} to {after} bytes");
@@ -74,37 +63,6 @@ fn a_million_hostile_messages_leave_no_trace_and_disturb_nobody() {
     let seen = relay.sum("turnway_requests_total") + relay.sum("turnway_dropped_datagrams_total");
     assert!(seen > 1e6, "the relay has seen {seen} messages");
     relay.await_no_allocations();
-}
-
-struct SetWhenDropped<'a>(&'a AtomicBool);
-
-impl Drop for SetWhenDropped<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Somebody with an account who does all of it right, and loses nothing while it lasts. Returns
-/// how often everything was done.
-fn converse(mut client: Client, over: &AtomicBool) -> u32 {
-    let relayed = client.allocate();
-    let peer = Peer::on(relayed.ip());
-    client.permit(&[peer.address()]).expect_success();
-    client.bind(0x4ABC, peer.address()).expect_success();
-    let mut turn = 0_u32;
-    while !over.load(Ordering::Relaxed) {
-        turn += 1;
-        let data = turn.to_be_bytes();
-        client.send_channel(0x4ABC, &data);
-        assert_eq!(peer.receive(), (data.to_vec(), relayed));
-        peer.send(&data, relayed);
-        assert_eq!(client.receive(), Relayed::Channel { number: 0x4ABC, data: data.to_vec() });
-        if turn.is_multiple_of(64) {
-            client.refresh(600).expect_success();
-        }
-    }
-    client.refresh(0).expect_success();
-    turn
 }
 
 #[test]
@@ -165,14 +123,24 @@ fn end_of(stream: &mut TcpStream) -> Vec<u8> {
 
 #[test]
 fn a_client_that_never_reads_its_data_costs_a_bounded_queue() {
+    never_reads(Transport::Tcp);
+}
+
+#[test]
+fn nor_does_one_behind_tls_cost_more() {
+    never_reads(Transport::Tls);
+}
+
+fn never_reads(transport: Transport) {
     const CLIENTS: u64 = 4;
     const QUEUE: u64 = 320 * 1024;
     // One shard has one heap: what an allocator keeps for next time is kept once.
-    let relay = Relay::start(Setup { shards: 1, ..Setup::default() });
+    let setup = Setup { shards: 1, transports: &["auto"], ..Setup::default() };
+    let relay = Relay::start(setup);
     let flood = || {
         let mut clients: Vec<(Client, Peer)> = Vec::new();
         for _ in 0..CLIENTS {
-            let mut client = Client::tcp(relay.address);
+            let mut client = relay.client(transport);
             let relayed = client.allocate();
             let peer = Peer::on(relay.ip());
             client.bind(0x4000, peer.address()).expect_success();

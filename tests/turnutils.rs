@@ -72,8 +72,8 @@ impl Way {
     }
 
     /// The client with the usual user.
-    fn run(&self, relay: &Relay, peer: &Peer, mode: &[&str]) -> Run {
-        let mut run = Run::new(relay.address, peer.address);
+    fn run(&self, server: SocketAddr, peer: SocketAddr, mode: &[&str]) -> Run {
+        let mut run = Run::new(server, peer);
         self.prepare(&mut run);
         run.add(mode);
         run
@@ -144,7 +144,7 @@ fn ipv6_loses_nothing() {
         let listener = SocketAddr::new(LOCALHOST_V6, own_port());
         let relay = way.relay_at(listener, &[LOCALHOST_V6]);
         let peer = Peer::start(LOCALHOST_V6, own_port());
-        lossless(&relay, &way.run(&relay, &peer, &["-x"]));
+        lossless(&relay, &way.run(relay.address, peer.address, &["-x"]));
     });
 }
 
@@ -154,7 +154,7 @@ fn ipv6_peers_of_ipv4_clients_lose_nothing() {
         let listener = SocketAddr::new(own_address().into(), 3478);
         let relay = way.relay_at(listener, &[listener.ip(), LOCALHOST_V6]);
         let peer = Peer::start(LOCALHOST_V6, own_port());
-        lossless(&relay, &way.run(&relay, &peer, &["-x"]));
+        lossless(&relay, &way.run(relay.address, peer.address, &["-x"]));
     });
 }
 
@@ -165,7 +165,7 @@ fn ipv4_peers_of_ipv6_clients_lose_nothing() {
         let own = own_address().into();
         let relay = way.relay_at(listener, &[own, LOCALHOST_V6]);
         let peer = Peer::start(own, 3480);
-        lossless(&relay, &way.run(&relay, &peer, &["-X"]));
+        lossless(&relay, &way.run(relay.address, peer.address, &["-X"]));
     });
 }
 
@@ -175,7 +175,7 @@ fn dual_allocations_lose_nothing() {
         let listener = SocketAddr::new(own_address().into(), 3478);
         let relay = way.relay_at(listener, &[listener.ip(), LOCALHOST_V6]);
         let peer = Peer::start(own_address().into(), 3480);
-        lossless(&relay, &way.run(&relay, &peer, &["-Z"]));
+        lossless(&relay, &way.run(relay.address, peer.address, &["-Z"]));
     });
 }
 
@@ -185,7 +185,7 @@ fn without_permissions_nothing_is_relayed() {
     every(|way| {
         let relay = way.relay();
         let peer = Peer::start(own_address().into(), 3480);
-        let run = way.run(&relay, &peer, &["-I", "-s"]);
+        let run = way.run(relay.address, peer.address, &["-I", "-s"]);
         let Some(counts) = run.finish() else {
             return;
         };
@@ -216,7 +216,8 @@ fn after_hostile_clients_nothing_is_lost_and_no_allocation_is_left() {
         let environment = clock.environment();
         let relay = Relay::start(Setup { environment, ..way.setup() });
         let peer = Peer::start(own_address().into(), 3480);
-        let attack = |mode: &str| way.run(&relay, &peer, &[mode]);
+        let (server, echo) = (relay.address, peer.address);
+        let attack = |mode: &str| way.run(server, echo, &[mode]);
         for (mode, trace) in ATTACKS {
             harass(&relay, &attack(mode), trace);
         }
@@ -225,7 +226,7 @@ fn after_hostile_clients_nothing_is_lost_and_no_allocation_is_left() {
                 scope.spawn(move || attack(mode).attempt(Duration::from_secs(3)));
             }
         });
-        lossless(&relay, &way.run(&relay, &peer, &[]));
+        lossless(&relay, &way.run(relay.address, peer.address, &[]));
         if !way.is_connection() {
             assert!(way.is_secured() || relay.allocations() > 0.0, "the clock proves nothing");
             clock.put_forward(Duration::from_secs(800));
@@ -299,7 +300,7 @@ fn each_way(mode: &[&str]) {
     every(|way| {
         let relay = way.relay();
         let peer = Peer::start(own_address().into(), 3480);
-        lossless(&relay, &way.run(&relay, &peer, mode));
+        lossless(&relay, &way.run(relay.address, peer.address, mode));
     });
 }
 

@@ -86,20 +86,7 @@ impl Link {
     /// connected.
     pub(super) fn dtls(socket: UdpSocket, roots: &str) -> Self {
         socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        let mut store = X509StoreBuilder::new().expect("memory");
-        for root in X509::stack_from_pem(roots.as_bytes()).expect("PEM") {
-            store.add_cert(root).expect("a certificate");
-        }
-        let mut builder = SslContext::builder(SslMethod::dtls_client()).expect("memory");
-        builder.set_options(SslOptions::NO_QUERY_MTU);
-        builder.set_min_proto_version(Some(SslVersion::DTLS1_2)).expect("known");
-        builder.set_cert_store(store.build());
-        builder.set_verify(SslVerifyMode::PEER);
-        let mut ssl = Ssl::new(&builder.build()).expect("memory");
-        ssl.set_mtu(1200).expect("enough");
-        ssl.set_hostname(NAME).expect("a name");
-        ssl.param_mut().set_host(NAME).expect("a name");
-        let stream = ssl.connect(Datagrams(socket));
+        let stream = dtls_client(roots).connect(Datagrams(socket));
         Self::Dtls(Box::new(stream.unwrap_or_else(|error| panic!("a DTLS handshake: {error:?}"))))
     }
 
@@ -161,6 +148,24 @@ pub fn tls_config(roots: &str) -> Arc<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(provider);
     let builder = builder.with_safe_default_protocol_versions().expect("TLS 1.2 and 1.3");
     Arc::new(builder.with_root_certificates(store).with_no_client_auth())
+}
+
+/// A DTLS client that has not begun, and trusts these roots.
+pub fn dtls_client(roots: &str) -> Ssl {
+    let mut store = X509StoreBuilder::new().expect("memory");
+    for root in X509::stack_from_pem(roots.as_bytes()).expect("PEM") {
+        store.add_cert(root).expect("a certificate");
+    }
+    let mut builder = SslContext::builder(SslMethod::dtls_client()).expect("memory");
+    builder.set_options(SslOptions::NO_QUERY_MTU);
+    builder.set_min_proto_version(Some(SslVersion::DTLS1_2)).expect("known");
+    builder.set_cert_store(store.build());
+    builder.set_verify(SslVerifyMode::PEER);
+    let mut ssl = Ssl::new(&builder.build()).expect("memory");
+    ssl.set_mtu(1200).expect("enough");
+    ssl.set_hostname(NAME).expect("a name");
+    ssl.param_mut().set_host(NAME).expect("a name");
+    ssl
 }
 
 /// A UDP socket that is connected to `server`, from any address.

@@ -9,6 +9,7 @@
 pub mod certificates;
 pub mod client;
 pub mod clock;
+pub mod conversation;
 pub mod link;
 pub mod netns;
 
