@@ -11,6 +11,8 @@ use tokio::sync::oneshot;
 use turnway_relay as relay;
 use turnway_udp::Waker;
 
+use crate::io::tcp::Connection;
+
 /// What a shard may be asked.
 pub enum Command {
     /// Adopt a configuration.
@@ -23,6 +25,9 @@ pub enum Command {
     Session(u64, oneshot::Sender<Option<relay::Session>>),
     /// End an allocation by its number. Answered with what it was, if there was one.
     Kill(u64, oneshot::Sender<Option<relay::Session>>),
+    /// Take over a client's connection, with what was read from it: it asks for a connection to a
+    /// peer that this shard has.
+    Adopt(Box<Connection>),
     /// End everything and return.
     Stop,
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use turnway_relay::ports::{Counts, Parity, PortPool};
-use turnway_relay::{AllocationId, BindFailure, Bound, RelayAddr, Shared, Want};
+use turnway_relay::{AllocationId, BindFailure, Bound, Protocol, RelayAddr, Shared, Want};
 use turnway_udp as udp;
 use turnway_wire::Family;
 
@@ -21,6 +21,9 @@ const BIND_ATTEMPTS: usize = 16;
 
 /// Reservations that even a small range may hold.
 const RESERVATIONS_ALWAYS: usize = 16;
+
+/// Connections of peers that wait to be accepted on one relayed transport address.
+const PEER_BACKLOG: i32 = 32;
 
 /// How long a port found taken by another program is left alone.
 const SET_ASIDE_NS: u64 = 60 * 1_000_000_000;
@@ -37,7 +40,7 @@ pub struct Ports {
 struct Inner {
     complained_ns: Option<u64>,
     pool: PortPool,
-    reserved: HashMap<SocketAddr, udp::Socket>,
+    reserved: HashMap<SocketAddr, Entry>,
     random: Random,
 }
 
@@ -56,6 +59,8 @@ pub struct Request<'a> {
     pub allocation: AllocationId,
     /// Which ports.
     pub want: &'a Want,
+    /// For datagrams or for connections.
+    pub protocol: Protocol,
     /// The relay address to prefer.
     pub near: IpAddr,
     /// The account a reservation belongs to.
@@ -71,7 +76,15 @@ pub struct Opened {
     /// For the rules.
     pub bound: Bound,
     /// The relay sockets of `bound`, at most one per family.
-    pub sockets: Vec<(Family, udp::Socket, SocketAddr)>,
+    pub sockets: Vec<(Family, Entry, SocketAddr)>,
+}
+
+/// The socket of a relayed transport address.
+pub enum Entry {
+    /// Datagrams come and go.
+    Datagrams(udp::Socket),
+    /// Peers connect to it (RFC 6062).
+    Connections(udp::TcpListenerFd),
 }
 
 impl Ports {
@@ -165,7 +178,7 @@ impl Ports {
             let Inner { pool, random, .. } = inner;
             let claimed = pool.claim(family, request.near, parity, &mut || random.next());
             let Some(local) = claimed else { break };
-            match self.socket(inner, local, request.now_ns) {
+            match self.socket(inner, local, request) {
                 Ok(socket) => return self.opened(opened, family, local, socket),
                 Err(why) => failure = why,
             }
@@ -191,10 +204,7 @@ impl Ports {
             let Some(even) = claimed else { break };
             let odd = SocketAddr::new(even.ip(), even.port() + 1);
             // Each failed half is given up by `socket`; the other is released here.
-            match (
-                self.socket(inner, even, request.now_ns),
-                self.socket(inner, odd, request.now_ns),
-            ) {
+            match (self.socket(inner, even, request), self.socket(inner, odd, request)) {
                 (Ok(socket), Ok(reserved)) => {
                     let token = inner.random.token();
                     let owner = Arc::clone(request.owner);
@@ -239,10 +249,15 @@ impl Ports {
         &self,
         inner: &mut Inner,
         local: SocketAddr,
-        now_ns: u64,
-    ) -> Result<udp::Socket, BindFailure> {
-        let error = match udp::relay_udp(local, self.buffer) {
-            Ok(socket) => return Ok(socket),
+        request: &Request<'_>,
+    ) -> Result<Entry, BindFailure> {
+        let now_ns = request.now_ns;
+        let opened = match request.protocol {
+            Protocol::Udp => udp::relay_udp(local, self.buffer).map(Entry::Datagrams),
+            Protocol::Tcp => udp::relay_tcp(local, PEER_BACKLOG).map(Entry::Connections),
+        };
+        let error = match opened {
+            Ok(entry) => return Ok(entry),
             Err(error) => error,
         };
         if matches!(error.raw_os_error(), Some(libc::EADDRINUSE | libc::EACCES)) {
@@ -261,7 +276,7 @@ impl Ports {
         Err(BindFailure::NoAddress)
     }
 
-    fn opened(&self, opened: &mut Opened, family: Family, local: SocketAddr, socket: udp::Socket) {
+    fn opened(&self, opened: &mut Opened, family: Family, local: SocketAddr, socket: Entry) {
         self.shared.live.set(local, true);
         let relay = self.relays.iter().find(|relay| relay.local == local.ip());
         let external = relay.map_or(local.ip(), |relay| relay.external);

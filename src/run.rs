@@ -142,7 +142,7 @@ pub fn serve(
         rules: [Some(rules), None],
         zones: clerk.as_ref().map(Clerk::zones),
         level,
-        mailboxes: crew.mailboxes.into(),
+        mailboxes: crew.mailboxes,
         view,
         metrics,
         admin,
@@ -174,7 +174,7 @@ fn open_accounts(
 /// The shards before they start, and the ends to reach them by.
 struct Crew {
     shards: Vec<Shard>,
-    mailboxes: Vec<Mailbox>,
+    mailboxes: Arc<[Mailbox]>,
     boards: Vec<Arc<Board>>,
 }
 
@@ -203,16 +203,17 @@ impl Crew {
             handshake: config.tls.handshake_timeout,
             sessions: (config.limits.dtls_sessions as usize).div_ceil(doors.len()),
         };
-        let mut crew = Self { shards: Vec::new(), mailboxes: Vec::new(), boards: Vec::new() };
-        for (index, doors) in doors.into_iter().enumerate() {
+        let boxes: Result<Vec<_>, _> = doors.iter().map(|_| Mailbox::new()).collect();
+        let (mailboxes, inboxes): (Vec<_>, Vec<_>) =
+            boxes.map_err(|error| no_descriptor(&error))?.into_iter().unzip();
+        let mut crew = Self { shards: Vec::new(), mailboxes: mailboxes.into(), boards: Vec::new() };
+        for (index, (doors, inbox)) in doors.into_iter().zip(inboxes).enumerate() {
             let first_session = (index as u64) << SESSION_BITS;
             let Common { server, ledger, ports, records, offload, entrance } =
                 common(Seed { shard: index as u16, random: random_u64()?, first_session });
-            let (mailbox, inbox) = Mailbox::new().map_err(|error| no_descriptor(&error))?;
             let board = Arc::new(Board::default());
             board.beat(udp::system::monotonic_ns());
             crew.boards.push(Arc::clone(&board));
-            crew.mailboxes.push(mailbox);
             let Doors { udp, tcp } = doors;
             let index = u16::try_from(index).unwrap_or(u16::MAX);
             let parts = Parts {
@@ -221,6 +222,7 @@ impl Crew {
                 ledger,
                 ports,
                 inbox,
+                mailboxes: Arc::clone(&crew.mailboxes),
                 board,
                 records,
                 udp,

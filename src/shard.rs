@@ -9,10 +9,10 @@ mod datagrams;
 mod dtls;
 mod kernel;
 mod pace;
+mod peers;
 mod streams;
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,19 +21,20 @@ use turnway_offload::Offload;
 use turnway_relay::effect::{ChannelPath, VolumeSpent};
 use turnway_relay::ledger::{Count, Last, Release};
 use turnway_relay::{
-    AllocationId, Client, Direction, Effect, Event, Mirror, Now, Record, RelayId, Server,
-    Transport, Want,
+    AllocationId, Client, ConnectionId, Direction, Effect, Event, Mirror, Now, Record, RelayId,
+    Server, Transport,
 };
 use turnway_udp::{self as udp, Events, Interest, Poller, ReceiveBatch, SendBatch};
 use turnway_wire::Family;
 
 use crate::io::door::Entrance;
-use crate::io::tcp::{Connections, Full};
+use crate::io::peer::{self, Peers};
+use crate::io::tcp::{Connection, Connections, Full};
 use crate::io::udp::{Listener, RelaySockets};
 use crate::ledger::SharedLedger;
 use crate::log::Records;
-use crate::mailbox::{Board, Command, Inbox, IoStats, PLACES_PER_PAGE, SessionPage};
-use crate::ports::{self, Ports};
+use crate::mailbox::{Board, Command, Inbox, IoStats, Mailbox, PLACES_PER_PAGE, SessionPage};
+use crate::ports::{self, Entry, Ports};
 
 use dtls::Dtls;
 use kernel::Kernel;
@@ -63,6 +64,9 @@ const PUBLISH_NS: u64 = 50_000_000;
 /// How long accepting pauses when descriptors have run out, and how often connections are swept.
 const SECOND_NS: u64 = 1_000_000_000;
 
+/// Connections to peers that are ended per turn because they waited for too long.
+const EXPIRIES_PER_TURN: usize = 64;
+
 /// Everything a shard is made of.
 pub struct Parts {
     /// Its number among the shards.
@@ -75,6 +79,8 @@ pub struct Parts {
     pub ports: Arc<Ports>,
     /// What others may ask.
     pub inbox: Inbox,
+    /// How to reach every shard, this one among them.
+    pub mailboxes: Arc<[Mailbox]>,
     /// Where counters are shown.
     pub board: Arc<Board>,
     /// Where log records go.
@@ -115,6 +121,11 @@ pub struct Shard {
     relays: RelaySockets,
     connections: Connections,
     dtls: Option<Dtls>,
+    peers: Peers,
+    /// What is read from a peer.
+    peer_buffer: Box<[u8]>,
+    /// Connections that came from other shards.
+    adopted: Vec<Connection>,
     sends: SendBatch,
     reply: Box<[u8; 2048]>,
     stats: IoStats,
@@ -161,6 +172,9 @@ impl Shard {
             relays: RelaySockets::default(),
             connections: Connections::default(),
             dtls,
+            peers: Peers::default(),
+            peer_buffer: vec![0; peer::READ].into_boxed_slice(),
+            adopted: Vec::new(),
             sends: SendBatch::new(),
             reply: Box::new([0; 2048]),
             stats: IoStats::default(),
@@ -194,6 +208,9 @@ impl Shard {
             // Before the datagrams: what comes after a reload is judged by the new rules.
             if self.read_mail(&batch) == Mail::Stop {
                 break;
+            }
+            for connection in std::mem::take(&mut self.adopted) {
+                self.take_over(connection, &mut batch);
             }
             self.turns = 0;
             for event in events.iter() {
@@ -258,7 +275,8 @@ impl Shard {
         let deadline = self.parts.server.deadline().map_or(IDLE, until);
         let turn = self.mirror.as_ref().and_then(Mirror::due_ns).map_or(IDLE, until);
         let publish = if self.unpublished { until(self.published_ns + PUBLISH_NS) } else { IDLE };
-        deadline.min(publish).min(turn).min(IDLE)
+        let waiting = self.peers.next_wait_ns().map_or(IDLE, until);
+        deadline.min(publish).min(turn).min(waiting).min(IDLE)
     }
 
     fn on_event(&mut self, event: udp::Event, batch: &mut ReceiveBatch) {
@@ -275,11 +293,16 @@ impl Shard {
                     self.on_relay(slot, family, batch);
                 }
             }
+            Token::PeerListener(slot, family) => self.on_peers(slot, family, batch),
+            Token::Peer(id) => self.on_peer(ConnectionId(id), event, batch),
             Token::Connection(index) => {
                 if event.writable() {
                     self.connections.mark_dirty(index);
                 }
-                if event.readable() || event.hangup() || event.error() {
+                let spliced = self.connections.get_mut(index).and_then(|data| data.splice);
+                if let Some(id) = spliced {
+                    self.on_data(index, id, event, batch);
+                } else if event.readable() || event.hangup() || event.error() {
                     self.on_stream(index, batch);
                 }
             }
@@ -301,11 +324,25 @@ impl Shard {
                 }
                 Effect::Release(mut release) => self.release(&mut release),
                 Effect::Exchange => self.exchange(),
-                Effect::Bind { allocation, want, protocol: _, near, owner, until_ns } => {
-                    self.bind(allocation, &want, near, &owner, until_ns);
+                Effect::Bind { allocation, want, protocol, near, owner, until_ns } => {
+                    let near = near.ip();
+                    let (want, owner, now_ns) = (&want, &owner, self.now.mono_ns);
+                    self.bind(&ports::Request {
+                        allocation,
+                        want,
+                        protocol,
+                        near,
+                        owner,
+                        until_ns,
+                        now_ns,
+                    });
                 }
                 Effect::Close { relay } => self.close(relay, batch),
-                Effect::Connect { .. } | Effect::Splice { .. } | Effect::Disconnect { .. } => {}
+                Effect::Connect { connection, via, to } => {
+                    self.connect(connection, via, to, batch);
+                }
+                Effect::Splice { connection, client } => self.splice(connection, &client, batch),
+                Effect::Disconnect { connection } => self.disconnect_peer(connection),
                 Effect::ChannelUp(path) => self.channel_up(&path),
                 Effect::ChannelDown { relay, number, .. } => self.channel_down(relay, number),
                 Effect::Log(record) => {
@@ -433,29 +470,24 @@ impl Shard {
         }
     }
 
-    fn bind(
-        &mut self,
-        allocation: AllocationId,
-        want: &Want,
-        near: SocketAddr,
-        owner: &Arc<[u8]>,
-        until_ns: u64,
-    ) {
-        let mut opened = self.parts.ports.bind(&ports::Request {
-            allocation,
-            want,
-            near: near.ip(),
-            owner,
-            until_ns,
-            now_ns: self.now.mono_ns,
-        });
-        for (family, socket, local) in opened.sockets {
-            let id = RelayId { allocation, family };
-            let token = Token::Relay(allocation.slot, family).pack();
-            if self.poller.add(socket.as_fd(), token, Interest::READ).is_ok() {
-                self.relays.insert(id, socket, local);
+    fn bind(&mut self, request: &ports::Request<'_>) {
+        let mut opened = self.parts.ports.bind(request);
+        let AllocationId { slot, .. } = request.allocation;
+        for (family, entry, local) in opened.sockets {
+            let id = RelayId { allocation: request.allocation, family };
+            let (token, fd) = match &entry {
+                Entry::Datagrams(socket) => (Token::Relay(slot, family), socket.as_fd()),
+                Entry::Connections(listener) => {
+                    (Token::PeerListener(slot, family), listener.as_fd())
+                }
+            };
+            if self.poller.add(fd, token.pack(), Interest::READ).is_ok() {
+                match entry {
+                    Entry::Datagrams(socket) => self.relays.insert(id, socket, local),
+                    Entry::Connections(listener) => self.peers.listen(id, listener, local),
+                }
             } else {
-                drop(socket);
+                drop(entry);
                 self.parts.ports.release(local);
                 ports::refuse(&mut opened.bound, family);
             }
@@ -469,6 +501,8 @@ impl Shard {
         if let Some(socket) = self.relays.remove(relay) {
             let local = socket.local;
             drop(socket);
+            self.parts.ports.release(local);
+        } else if let Some(local) = self.peers.close(relay) {
             self.parts.ports.release(local);
         }
     }
@@ -490,6 +524,13 @@ impl Shard {
         self.parts.server.expire(self.now);
         self.mirror_turn();
         self.carry_out(batch);
+        for _ in 0..EXPIRIES_PER_TURN {
+            if !self.parts.server.expire_connection(self.now, &mut self.reply[..]) {
+                break;
+            }
+            self.carry_out(batch);
+        }
+        self.pump_waiting(batch);
         if self.accept_resumes_ns.is_some_and(|at_ns| at_ns <= self.now.mono_ns) {
             self.accept_resumes_ns = None;
             self.watch_listeners(Interest::READ);
@@ -527,6 +568,7 @@ impl Shard {
                     self.happen(Event::Kill { session }, batch);
                     let _ = reply.send(found);
                 }
+                Command::Adopt(connection) => self.adopted.push(*connection),
                 Command::Stop => return Mail::Stop,
             }
         }
@@ -567,6 +609,8 @@ enum Token {
     TcpListener(u32),
     Relay(u32, Family),
     Connection(u32),
+    PeerListener(u32, Family),
+    Peer(u32),
 }
 
 impl Token {
@@ -578,6 +622,9 @@ impl Token {
             Self::Relay(slot, Family::V4) => (3, slot),
             Self::Relay(slot, Family::V6) => (4, slot),
             Self::Connection(index) => (5, index),
+            Self::PeerListener(slot, Family::V4) => (6, slot),
+            Self::PeerListener(slot, Family::V6) => (7, slot),
+            Self::Peer(id) => (8, id),
         };
         (kind << 32) | u64::from(index)
     }
@@ -590,6 +637,9 @@ impl Token {
             3 => Self::Relay(index, Family::V4),
             4 => Self::Relay(index, Family::V6),
             5 => Self::Connection(index),
+            6 => Self::PeerListener(index, Family::V4),
+            7 => Self::PeerListener(index, Family::V6),
+            8 => Self::Peer(index),
             _ => Self::Waker,
         }
     }

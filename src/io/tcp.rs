@@ -12,7 +12,7 @@ use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 
-use turnway_relay::{Client, FiveTuple, Link, Transport};
+use turnway_relay::{Client, ConnectionId, FiveTuple, Link, Transport};
 use turnway_udp::Interest;
 
 use super::door::{Door, Entrance, Speaks};
@@ -65,6 +65,14 @@ pub struct Connection {
     used_ns: u64,
     /// Waiting to be written at the end of the batch.
     dirty: bool,
+    /// The connection to a peer that it is joined to (RFC 6062): it carries data only.
+    pub splice: Option<ConnectionId>,
+    /// Its peer does not take what was read last: nothing more is read.
+    pub paused: bool,
+    /// The poller does not watch it any more: both sides of it have ended.
+    pub unwatched: bool,
+    /// It came from another shard, or goes there.
+    pub handed_over: bool,
 }
 
 /// What a read has brought, in the buffer it was read to.
@@ -142,6 +150,10 @@ impl Connection {
             interest: Interest::READ,
             used_ns: now_ns,
             dirty: false,
+            splice: None,
+            paused: false,
+            unwatched: false,
+            handed_over: false,
         };
         if !proxied {
             connection.begin(at, entrance);
@@ -261,6 +273,42 @@ impl Connection {
         self.pending() > 0
     }
 
+    /// Queues the layer's word for the end of what is sent. More may be received. Once all is
+    /// written, [`Self::end_writing`].
+    pub fn end_sending(&mut self) {
+        if let Layer::Tls(session) = &mut self.layer {
+            // What was gathered comes before.
+            if session.send(&self.plain, &mut self.queue).is_ok() {
+                empty(&mut self.plain);
+            }
+            session.end_sending(&mut self.queue);
+        }
+    }
+
+    /// Says that nothing more will be written.
+    ///
+    /// # Errors
+    ///
+    /// The connection is broken.
+    pub fn end_writing(&self) -> io::Result<()> {
+        self.stream.shutdown(std::net::Shutdown::Write)
+    }
+
+    /// Bytes that wait to be written.
+    pub fn queued(&self) -> usize {
+        self.pending()
+    }
+
+    /// Whether all that was queued is written.
+    pub fn is_drained(&self) -> bool {
+        self.pending() == 0
+    }
+
+    /// It leaves its poller. The next one begins to watch it as all connections are at first.
+    pub fn unwatch(&mut self) {
+        self.interest = Interest::READ;
+    }
+
     fn pending(&self) -> usize {
         self.queue.len() - self.written
     }
@@ -335,17 +383,21 @@ impl Connection {
         }
     }
 
-    /// A client with half its queue unread is not read from until it has taken most of it.
-    fn watch(&mut self, limit: usize) -> Written {
+    /// What the poller must watch for. A client with half its queue unread is not read from until it
+    /// has taken most of it.
+    pub fn watch(&mut self, limit: usize) -> Written {
         let reading = self.interest == Interest::READ || self.interest == Interest::READ_WRITE;
         let pending = self.pending();
         let read = if reading { pending < limit / 2 } else { pending < limit / 4 };
+        // Of a spliced one both directions are independent, and each has its own end.
+        let read = if self.splice.is_some() { !self.paused } else { read || pending == 0 };
         let wanted = match (pending > 0, read) {
-            (false, _) => Interest::READ,
+            (false, true) => Interest::READ,
+            (false, false) => Interest::NONE,
             (true, true) => Interest::READ_WRITE,
             (true, false) => Interest::WRITE,
         };
-        if wanted == self.interest {
+        if wanted == self.interest || self.unwatched {
             return Written::Same;
         }
         self.interest = wanted;
@@ -460,7 +512,7 @@ impl Connections {
                 if unused_ns > patience.opening_ns {
                     idle.push((index as u32, Idle::Opening));
                 }
-            } else if has_allocation(&connection.tuple) {
+            } else if connection.splice.is_some() || has_allocation(&connection.tuple) {
                 connection.used_ns = now_ns;
             } else if unused_ns > patience.unused_ns {
                 idle.push((index as u32, Idle::Unused));

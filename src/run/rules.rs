@@ -54,7 +54,7 @@ pub(super) fn build(
         limits: Limits {
             permissions_per_allocation: limits.permissions_per_allocation as usize,
             channels_per_allocation: limits.channels_per_allocation as usize,
-            tcp_allocations: false,
+            tcp_allocations: config.relay.tcp,
             connections_per_allocation: limits.connections_per_allocation as usize,
             old_channel_numbers: limits.old_channel_numbers,
             max_lifetime_s: u32::try_from(limits.max_lifetime.as_secs()).unwrap_or(u32::MAX),

@@ -82,6 +82,11 @@ impl Shard {
             let watched = self.poller.modify(listener.as_fd(), token, interest);
             watched.expect("a registered listener can be modified without further memory");
         }
+        for (slot, family, listener) in self.peers.listeners() {
+            let token = Token::PeerListener(slot, family).pack();
+            let watched = self.poller.modify(listener.as_fd(), token, interest);
+            watched.expect("a registered listener can be modified without further memory");
+        }
     }
 
     /// Bytes from a client's connection, or its end.
@@ -93,7 +98,9 @@ impl Shard {
             return;
         };
         let read = batch.read_stream(connection.carry(), &mut &connection.stream);
+        let splice = connection.splice;
         match read {
+            Ok((_, 0)) if let Some(id) = splice => self.client_ended(id, batch),
             Ok((_, 0)) => {
                 self.write_stream(index, batch); // what was asked before is answered
                 self.disconnect(index, batch);
@@ -107,7 +114,7 @@ impl Shard {
     }
 
     /// Has a connection's layer open what was read to a slot, and takes the messages from there.
-    fn on_bytes(&mut self, index: u32, slot: usize, batch: &mut ReceiveBatch) {
+    pub(super) fn on_bytes(&mut self, index: u32, slot: usize, batch: &mut ReceiveBatch) {
         let Some(connection) = self.connections.get_mut(index) else { return };
         let opening = connection.is_opening();
         let opened = connection.open(batch.data_mut(slot), &self.parts.entrance);
@@ -156,7 +163,17 @@ impl Shard {
         let Opened { messages, rest, closed } = opened;
         let Some(client) = self.connections.client(index) else { return Ok(true) };
         let end = messages.end;
-        let taken = self.on_frames(&client, slot, messages, batch)?;
+        let Taken { at: taken, shard } = self.on_frames(&client, slot, messages, batch)?;
+        let joined = self.connections.of(&client).and_then(|connection| connection.splice);
+        if let (Some(id), Some(connection)) = (joined, self.connections.of(&client)) {
+            let data = batch.data(slot);
+            connection.keep(&[], &data[rest..]);
+            self.from_client(id, &data[taken..end], batch);
+            if closed {
+                self.client_ended(id, batch);
+            }
+            return Ok(true);
+        }
         let stranger = !self.parts.server.has_allocation(&client.tuple);
         let Some(connection) = self.connections.of(&client) else { return Ok(true) };
         let data = batch.data(slot);
@@ -165,21 +182,24 @@ impl Shard {
             return Err(Broken::TooLong);
         }
         connection.keep(&data[taken..end], rest);
+        if let (Some(shard), false) = (shard, closed) {
+            self.hand_over(index, shard);
+        }
         Ok(!closed)
     }
 
-    /// Takes whole messages from a range of a slot, and returns where the first incomplete one
-    /// begins.
+    /// Takes whole messages from a range of a slot, until one is incomplete, is for another shard,
+    /// or was the last: what follows it is for a peer.
     fn on_frames(
         &mut self,
         client: &Client,
         slot: usize,
         range: Range<usize>,
         batch: &ReceiveBatch,
-    ) -> Result<usize, Broken> {
+    ) -> Result<Taken, Broken> {
         let data = &batch.data(slot)[..range.end];
         let mut at = range.start;
-        while at < range.end {
+        while at < range.end && !self.is_spliced(client) {
             match frame(&data[at..]) {
                 Frame::Complete { len: need, .. } | Frame::Incomplete { need }
                     if need > STRANGER_FRAME
@@ -189,6 +209,9 @@ impl Shard {
                 }
                 Frame::Complete { len, payload } => {
                     self.received += 1;
+                    if let Some(shard) = self.shard_for(client, &data[at..at + payload]) {
+                        return Ok(Taken { at, shard: Some(shard) });
+                    }
                     self.on_message(client, slot, at..at + payload, None, batch);
                     at += len;
                 }
@@ -196,10 +219,13 @@ impl Shard {
                 Frame::Invalid => return Err(Broken::NotTurn),
             }
         }
-        Ok(at)
+        Ok(Taken { at, shard: None })
     }
 
     pub(super) fn disconnect(&mut self, index: u32, batch: &ReceiveBatch) {
+        if let Some(id) = self.connections.get_mut(index).and_then(|connection| connection.splice) {
+            return self.break_peer(id, batch);
+        }
         if let Some(mut connection) = self.connections.remove(index) {
             connection.farewell();
             let event = Event::Disconnected { tuple: connection.tuple() };
@@ -221,7 +247,10 @@ impl Shard {
                     self.disconnect(index, batch);
                 }
             }
-            Written::Broken => self.disconnect(index, batch),
+            Written::Broken => return self.disconnect(index, batch),
+        }
+        if let Some(id) = self.connections.get_mut(index).and_then(|connection| connection.splice) {
+            self.client_written(id, batch);
         }
     }
 
@@ -239,6 +268,14 @@ impl Shard {
             self.disconnect(index, batch);
         }
     }
+}
+
+/// How far the messages of a read were taken.
+struct Taken {
+    /// Where what was not taken begins.
+    at: usize,
+    /// The shard that must have the next message, with all that follows.
+    shard: Option<u16>,
 }
 
 impl StreamLimits {

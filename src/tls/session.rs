@@ -135,6 +135,12 @@ impl Session {
     /// Says to the client that nothing more will be sent. Does nothing before the handshake is
     /// over.
     pub fn close(&mut self, out: &mut Vec<u8>) {
+        self.end_sending(out);
+        self.state = State::Over;
+    }
+
+    /// The same, but more may be received.
+    pub fn end_sending(&mut self, out: &mut Vec<u8>) {
         let State::Open(connection) = &mut self.state else { return };
         loop {
             match connection.process_tls_records(&mut []).state {
@@ -149,7 +155,6 @@ impl Session {
                 Ok(_) | Err(_) => break,
             }
         }
-        self.state = State::Over;
     }
 
     /// Whether the handshake is under way: nothing can be sent yet.

@@ -34,8 +34,9 @@ pub mod system;
 pub use address::Family;
 pub use errqueue::{IcmpError, read_errors};
 pub use options::{
-    BufferGrant, Socket, TcpListenerFd, UdpListener, accept, listener_tcp, listener_udp,
-    probe_exclusive_tcp, probe_exclusive_udp, relay_udp, tune_stream,
+    BufferGrant, Socket, TcpListenerFd, UdpListener, accept, connect_from, listener_tcp,
+    listener_udp, probe_exclusive_tcp, probe_exclusive_udp, relay_tcp, relay_udp, reset,
+    tune_spliced, tune_stream,
 };
 pub use poll::{Event, Events, Interest, Poller, Timer, Waker};
 pub use recv::{ReceiveBatch, Received};

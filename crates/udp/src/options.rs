@@ -157,6 +157,58 @@ pub fn listener_tcp(addr: SocketAddr, backlog: i32) -> io::Result<TcpListenerFd>
     Ok(TcpListenerFd(socket.into()))
 }
 
+/// Listens for peers at the relayed transport address `addr`, which is nobody else's; connections
+/// to peers may leave from it ([`connect_from`]). At most `backlog` wait to be accepted.
+///
+/// # Errors
+///
+/// As for [`relay_udp`].
+pub fn relay_tcp(addr: SocketAddr, backlog: i32) -> io::Result<TcpListenerFd> {
+    let socket = socket(addr, Type::STREAM)?;
+    // Connections of an earlier allocation may linger in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())?;
+    // Only now: another program's port is noticed, and our own connections can share this one.
+    socket.set_reuse_port(true)?;
+    socket.listen(backlog)?;
+    Ok(TcpListenerFd(socket.into()))
+}
+
+/// Begins to connect from the relayed transport address `local`, where [`relay_tcp`] listens, to a
+/// peer. The stream is writable once it is connected or has failed ([`TcpStream::take_error`]).
+///
+/// # Errors
+///
+/// `EMFILE`, `ENFILE`; `EADDRNOTAVAIL` where the two addresses had a connection a moment ago; and
+/// what the network says at once.
+pub fn connect_from(local: SocketAddr, peer: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket(local, Type::STREAM)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&local.into())?;
+    match socket.connect(&peer.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        Ok(()) | Err(_) => Ok(socket.into()),
+    }
+}
+
+/// Sets what both connections need whose bytes go from one to the other: as [`tune_stream`], but
+/// whoever does not read for a long time keeps his connection, for the other one may wait.
+///
+/// # Errors
+///
+/// Those of `setsockopt`, unchanged.
+pub fn tune_spliced(stream: &TcpStream) -> io::Result<()> {
+    tune_stream(stream)?;
+    SockRef::from(stream).set_tcp_user_timeout(None)
+}
+
+/// Closes a connection at once, and has the other side see that it was not its end (RST).
+pub fn reset(stream: TcpStream) {
+    // Without it the connection ends politely, which is no harm.
+    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+}
+
 /// Accepts one connection: a non-blocking stream, the peer's address and the local one.
 ///
 /// # Errors
