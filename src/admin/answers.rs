@@ -248,6 +248,10 @@ pub struct Session {
     pub permissions: u32,
     /// Channels bound.
     pub channels: u32,
+    /// How its peers are reached: `udp`, or `tcp` (RFC 6062).
+    pub relayed_transport: String,
+    /// Connections to and from peers.
+    pub connections: u32,
     /// What it has relayed.
     pub relayed: Traffic,
     /// Datagrams dropped at any bandwidth or volume limit.

@@ -211,6 +211,8 @@ fn shown(session: &Session) -> answers::Session {
         expires_in_seconds: session.expires_in_s,
         permissions: session.permissions,
         channels: session.channels,
+        relayed_transport: session.protocol.to_string(),
+        connections: session.connections,
         relayed: session.traffic.into(),
         dropped_by_limits: session.dropped,
     }

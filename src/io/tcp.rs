@@ -277,10 +277,6 @@ impl Connection {
     /// written, [`Self::end_writing`].
     pub fn end_sending(&mut self) {
         if let Layer::Tls(session) = &mut self.layer {
-            // What was gathered comes before.
-            if session.send(&self.plain, &mut self.queue).is_ok() {
-                empty(&mut self.plain);
-            }
             session.end_sending(&mut self.queue);
         }
     }
@@ -304,9 +300,9 @@ impl Connection {
         self.pending() == 0
     }
 
-    /// It leaves its poller. The next one begins to watch it as all connections are at first.
-    pub fn unwatch(&mut self) {
-        self.interest = Interest::READ;
+    /// It leaves its shard. The next one begins with it as with any new connection.
+    pub fn leave_shard(&mut self) {
+        (self.interest, self.dirty, self.handed_over) = (Interest::READ, false, true);
     }
 
     fn pending(&self) -> usize {

@@ -16,6 +16,7 @@ use turnway_relay::{EndReason, Outcome, Quota, Reason, Request, Traffic, Transpo
 use super::reading::Reading;
 
 mod offload;
+mod peers;
 mod secured;
 mod tls;
 
@@ -44,7 +45,7 @@ enum Kind {
 
 /// All of them, in the order in which they are shown.
 fn families() -> impl Iterator<Item = &'static Family> {
-    let families = RELAY.iter().chain(secured::FAMILIES);
+    let families = RELAY.iter().chain(peers::FAMILIES).chain(secured::FAMILIES);
     families.chain(offload::FAMILIES).chain(tls::FAMILIES)
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time;
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
 use turnway_relay::stats::AUTH_FAILURES;
-use turnway_relay::{EndReason, Outcome, Quota, Reason, Request, Stats, Transport};
+use turnway_relay::{ConnectionEnd, EndReason, Outcome, Quota, Reason, Request, Stats, Transport};
 
 use super::*;
 use crate::http::{CONNECTIONS, HEAD_TIME};
@@ -124,6 +124,7 @@ fn label_values_are_the_vocabulary_and_every_combination_is_there() {
     let outcomes: Vec<&str> = Outcome::ALL.iter().map(|outcome| outcome.label()).collect();
     let methods: Vec<&str> = Request::ALL.iter().map(|request| request.label()).collect();
     let ends: Vec<&str> = EndReason::ALL.iter().map(|reason| reason.label()).collect();
+    let peer_ends: Vec<&str> = ConnectionEnd::ALL.iter().map(|reason| reason.label()).collect();
     let quotas: Vec<&str> = Quota::ALL.iter().map(|quota| quota.label()).collect();
     let states = ["free", "claimed", "reserved", "set_aside"];
     let version = [env!("CARGO_PKG_VERSION")];
@@ -149,6 +150,9 @@ fn label_values_are_the_vocabulary_and_every_combination_is_there() {
         ("turnway_dtls_handshakes_total", &[("outcome", &["completed", "failed"])]),
         ("turnway_dtls_strangers_total", &[("outcome", &["answered", "ignored"])]),
         ("turnway_dtls_closed_total", &[("reason", &["too_many", "idle"])]),
+        ("turnway_peer_connections_made_total", &[("by", &["client", "peer"])]),
+        ("turnway_peer_connections_ended_total", &[("reason", &peer_ends)]),
+        ("turnway_peer_connection_bytes_total", &[("direction", &directions)]),
         ("turnway_build_info", &[("version", &version)]),
         ("turnway_offload_datagrams_total", &[("direction", &directions)]),
         ("turnway_offload_bytes_total", &[("direction", &directions)]),

@@ -180,6 +180,8 @@ mod tests {
             expires_in_seconds: 539,
             permissions: 1,
             channels: 0,
+            relayed_transport: "udp".into(),
+            connections: 0,
             relayed: turnway_relay::Traffic::default().into(),
             dropped_by_limits: 0,
         };

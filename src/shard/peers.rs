@@ -202,9 +202,10 @@ impl Shard {
         let ready = peer.to_client.ready();
         if !ready.is_empty() {
             // How much there is was asked before it was read.
-            let queued = connection.queue_data([ready, &[], &[]], usize::MAX);
-            debug_assert!(queued.is_ok(), "a queue without a limit is not full");
             let len = ready.len();
+            if connection.queue_data([ready, &[], &[]], usize::MAX).is_err() {
+                return self.break_peer(id, batch); // TLS is over
+            }
             peer.to_client.leave(len);
             self.connections.mark_dirty(client.link.0);
         }
@@ -395,8 +396,7 @@ impl Shard {
     pub(super) fn hand_over(&mut self, index: u32, shard: u16) {
         let Some(mut connection) = self.connections.remove(index) else { return };
         if self.poller.delete(connection.stream.as_fd()).is_ok() {
-            connection.handed_over = true;
-            connection.unwatch();
+            connection.leave_shard();
             self.parts.mailboxes[usize::from(shard)].send(Command::Adopt(Box::new(connection)));
         }
     }

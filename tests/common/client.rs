@@ -195,6 +195,14 @@ impl Client {
         }
     }
 
+    /// The TCP stream itself, and what was read from it and not looked at.
+    pub fn into_stream(self) -> (TcpStream, Vec<u8>) {
+        match self.link {
+            Link::Tcp { stream, received } => (stream, received),
+            Link::Udp(_) => panic!("a UDP client"),
+        }
+    }
+
     /// A Binding request: the address the server sees.
     pub fn binding(&mut self) -> SocketAddr {
         let answer = self.transact(Method::BINDING, &|_| Ok(())).expect_success();
