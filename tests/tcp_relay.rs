@@ -242,7 +242,7 @@ fn the_end_of_the_allocation_ends_its_connections() {
 #[test]
 fn a_bandwidth_holds_and_loses_nothing() {
     let relay = Relay::start(Setup {
-        extra: "[quota]\nbandwidth = \"8 Mbit/s\"".into(),
+        extra: "[quota]\nbandwidth_per_user = \"8 Mbit/s\"".into(),
         ..Setup::default()
     });
     let (mut control, _) = allocate(&relay);

@@ -295,11 +295,6 @@ impl Connection {
         self.pending()
     }
 
-    /// Whether all that was queued is written.
-    pub fn is_drained(&self) -> bool {
-        self.pending() == 0
-    }
-
     /// It leaves its shard. The next one begins with it as with any new connection.
     pub fn leave_shard(&mut self) {
         (self.interest, self.dirty, self.handed_over) = (Interest::READ, false, true);

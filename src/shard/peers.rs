@@ -262,13 +262,13 @@ impl Shard {
             self.connections.mark_dirty(client.link.0);
         }
         let Some(connection) = self.connections.of(client) else { return };
-        if peer.to_client.said && connection.is_drained() && !peer.to_client.closed {
+        if peer.to_client.said && !connection.has_queued() && !peer.to_client.closed {
             peer.to_client.closed = true;
             if connection.end_writing().is_err() {
                 return self.break_peer(id, batch);
             }
         }
-        if peer.to_peer.closed && peer.to_client.closed && connection.is_drained() {
+        if peer.to_peer.closed && peer.to_client.closed && !connection.has_queued() {
             return self.end_splice(id, batch);
         }
         // The client is read from while the peer takes what it sends.

@@ -45,6 +45,8 @@ pub const REALM: &str = "turnway.test";
 
 /// How a [`Relay`] is to differ from the usual one.
 pub struct Setup {
+    /// The realm.
+    pub realm: &'static str,
     /// Number of shards; 0 leaves it to the daemon.
     pub shards: usize,
     /// TOML to add at the end: further tables.
@@ -81,6 +83,7 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         Self {
+            realm: REALM,
             shards: 2,
             extra: String::new(),
             auth: String::new(),
@@ -339,7 +342,7 @@ fn prepare(setup: &Setup) -> (Command, TempDir, [SocketAddr; 2]) {
 }
 
 fn configuration(setup: &Setup, listen: &[SocketAddr], metrics: SocketAddr) -> String {
-    let mut text = format!("realm = \"{REALM}\"\n");
+    let mut text = format!("realm = \"{}\"\n", setup.realm);
     if setup.shards > 0 {
         text += &format!("shards = {}\n", setup.shards);
     }
