@@ -199,7 +199,7 @@ impl Client {
     pub fn into_stream(self) -> (TcpStream, Vec<u8>) {
         match self.link {
             Link::Tcp { stream, received } => (stream, received),
-            Link::Udp(_) => panic!("a UDP client"),
+            Link::Udp(_) | Link::Tls { .. } | Link::Dtls(_) => panic!("no plain TCP client"),
         }
     }
 
