@@ -20,7 +20,7 @@ use turnway_relay::quota::{Bandwidth, UserLimits};
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
 use turnway_relay::{
     AllocationId, Bound, Client, Config, Effect, Event, FiveTuple, IpFields, Ledger, Link, Now,
-    Quotas, RelayAddr, RelayId, Route, Seed, Server, Shared, Transport,
+    Quotas, Realm, Realms, RelayAddr, RelayId, Route, Seed, Server, Shared, Transport,
 };
 use turnway_wire::{
     Builder, ChannelNumber, Class, Data, Family, IntegrityAlgorithm, IntegrityKey, LongTermKey,
@@ -347,6 +347,7 @@ fn user(flow: u32) -> (String, IntegrityKey) {
 
 fn server(quotas: Arc<Quotas>) -> Server {
     let auth = Auth::new(AuthConfig {
+        id: Default::default(),
         realm: REALM.to_owned(),
         users: Vec::new(),
         users_elsewhere: false,
@@ -358,13 +359,18 @@ fn server(quotas: Arc<Quotas>) -> Server {
         oauth: None,
     });
     let config = Config {
-        auth: auth.expect("valid"),
-        policy: Policy::new(PolicyConfig {
-            listeners: vec![SERVER],
-            own: vec![SERVER.ip()],
-            relays: vec![(SERVER.ip(), SERVER.ip())],
-            ..PolicyConfig::default()
-        }),
+        realms: Realms::new(
+            Realm::new(
+                auth.expect("valid"),
+                Policy::new(PolicyConfig {
+                    listeners: vec![SERVER],
+                    own: vec![SERVER.ip()],
+                    relays: vec![(SERVER.ip(), SERVER.ip())],
+                    ..PolicyConfig::default()
+                }),
+            ),
+            Vec::new(),
+        ),
         limits: Limits::default(),
         alternates: Default::default(),
         quotas,
@@ -390,6 +396,7 @@ fn client(flow: u32) -> Client {
             server: SERVER,
         },
         link: Link(0),
+        realm: Default::default(),
     }
 }
 

@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio::sync::mpsc::UnboundedSender;
+use turnway_relay::auth::opaque_string;
 use turnway_relay::ledger::{ACCOUNTS_MAX, Counters, Known, Periods, Used};
+use turnway_relay::quota;
 
 use crate::database::{self, Database, DatabaseError, Usage, UserRow, period_names};
 use crate::ledger::SharedLedger;
@@ -35,7 +37,8 @@ const PER_LOCK: usize = 256;
 /// See the module.
 pub struct Accounts {
     database: Database,
-    realm: String,
+    /// By their numbers.
+    realms: Vec<String>,
     zone: TimeZone,
     ledger: Arc<SharedLedger>,
     users: UnboundedSender<Vec<UserRow>>,
@@ -77,16 +80,16 @@ impl Accounts {
     /// The database cannot be read.
     pub fn new(
         database: Database,
-        realm: String,
+        realms: Vec<String>,
         zone: TimeZone,
         ledger: Arc<SharedLedger>,
         users: UnboundedSender<Vec<UserRow>>,
     ) -> Result<(Self, Vec<UserRow>), DatabaseError> {
         let version = database.users_version()?;
-        let rows = database.users(&realm)?;
+        let rows = users_of(&database, &realms)?;
         let mut accounts = Self {
             database,
-            realm,
+            realms,
             zone,
             ledger,
             users,
@@ -179,11 +182,11 @@ impl Accounts {
         }
         let Periods { day, month } = &periods;
         // Saved first: what is still the ledger's alone is added to what is read.
-        let read = self.save().and_then(|()| self.database.usage(&self.realm, day, month));
+        let read = self.save().and_then(|()| self.usage(day, month));
         self.complete = read.is_ok();
         let failed = match read {
             Ok(rows) => {
-                drop(self.begin(periods, Known::new(rows.into_iter().map(known))));
+                drop(self.begin(periods, Known::new(rows.into_iter())));
                 return Ok(());
             }
             Err(failed) => failed,
@@ -192,6 +195,17 @@ impl Accounts {
             self.begin_unread(&present, periods);
         }
         Err(failed)
+    }
+
+    /// What the database has of two periods.
+    fn usage(&self, day: &str, month: &str) -> Result<Vec<(Arc<[u8]>, Counters)>, DatabaseError> {
+        let mut all = Vec::new();
+        for (number, realm) in self.realms.iter().enumerate() {
+            let of = prepared(realm).filter(|_| number > 0);
+            let rows = self.database.usage(realm, day, month)?.into_iter().map(known);
+            all.extend(rows.map(|(name, used)| (quota::account(&name, of.as_deref()), used)));
+        }
+        Ok(all)
     }
 
     /// Begins periods on time although the database cannot say what was used in them: who has
@@ -240,7 +254,23 @@ impl Accounts {
     /// Writes what was taken from the ledger, which stays here until that succeeds.
     fn write(&mut self) -> Result<(), DatabaseError> {
         while let Some(Unsaved { periods: Periods { day, month }, used }) = self.unsaved.front() {
-            self.database.add_usage(&self.realm, day, month, used)?;
+            for (number, realm) in self.realms.iter().enumerate() {
+                let of_realm = |account: &[u8]| {
+                    let (name, of) = quota::split(account);
+                    let is_it = match of {
+                        None => number == 0,
+                        Some(of) => number > 0 && prepared(realm).as_deref() == Some(of),
+                    };
+                    is_it.then(|| Arc::<[u8]>::from(name))
+                };
+                let used: Vec<_> = used
+                    .iter()
+                    .filter_map(|(account, used)| Some((of_realm(account)?, *used)))
+                    .collect();
+                if !used.is_empty() {
+                    self.database.add_usage(realm, day, month, &used)?;
+                }
+            }
             self.unsaved.pop_front();
         }
         Ok(())
@@ -272,7 +302,7 @@ impl Accounts {
     fn look(&mut self) -> Result<(), DatabaseError> {
         let version = self.database.users_version()?;
         if version != self.version {
-            let users = self.database.users(&self.realm)?;
+            let users = users_of(&self.database, &self.realms)?;
             self.version = version;
             // The control plane ends before this thread does.
             let _ = self.users.send(users);
@@ -305,6 +335,21 @@ impl Clerk {
             tracing::error!("the accounts panicked; used volume that was not saved is lost");
         }
     }
+}
+
+/// The users of all realms.
+fn users_of(database: &Database, realms: &[String]) -> Result<Vec<UserRow>, DatabaseError> {
+    let mut all = Vec::new();
+    for (number, realm) in (0..).zip(realms) {
+        let rows = database.users(realm)?.into_iter();
+        all.extend(rows.map(|row| UserRow { realm: number, ..row }));
+    }
+    Ok(all)
+}
+
+/// A realm as accounts name it.
+fn prepared(realm: &str) -> Option<Vec<u8>> {
+    opaque_string(realm.as_bytes()).map(|realm| realm.into_owned().into_bytes())
 }
 
 fn known(row: Usage) -> (Arc<[u8]>, Counters) {

@@ -164,9 +164,11 @@ fn open_accounts(
         false => ServeError::Runtime(error.to_string()),
     };
     let database = Database::open(path).map_err(failed)?;
-    let (realm, zone) = (config.realm.clone(), config.quota.time_zone.clone());
+    let realms = config.realms.iter().map(|realm| &realm.name);
+    let realms = [&config.realm].into_iter().chain(realms).cloned().collect();
+    let zone = config.quota.time_zone.clone();
     let (accounts, users) =
-        Accounts::new(database, realm, zone, Arc::clone(ledger), changed).map_err(failed)?;
+        Accounts::new(database, realms, zone, Arc::clone(ledger), changed).map_err(failed)?;
     tracing::info!(path = %path.display(), users = users.len(), "database opened");
     Ok((Some(accounts), users))
 }

@@ -39,7 +39,7 @@ impl Office {
         let database = Database::open(&path).unwrap();
         let (users, _) = tokio::sync::mpsc::unbounded_channel();
         let opened =
-            Accounts::new(database, REALM.into(), TimeZone::UTC, Arc::clone(&ledger), users);
+            Accounts::new(database, vec![REALM.into()], TimeZone::UTC, Arc::clone(&ledger), users);
         let now = "2030-05-10T12:00:00Z".parse().unwrap();
         let accounts = opened.unwrap().0;
         let mut office = Self { accounts, ledger, now, path, _folder: folder };

@@ -194,7 +194,7 @@ impl Walk<'_> {
 }
 
 fn shown(session: &Session) -> answers::Session {
-    let (user, user_encoding) = text_of(&session.account);
+    let (user, user_encoding) = text_of(turnway_relay::quota::split(&session.account).0);
     let (username, username_encoding) = text_of(&session.user);
     let relayed = [session.v4, session.v6].into_iter().flatten();
     answers::Session {

@@ -156,7 +156,7 @@ impl Sort {
 }
 
 fn shown(user: &UserReport) -> answers::User {
-    let (name, name_encoding) = text_of(&user.account);
+    let (name, name_encoding) = text_of(turnway_relay::quota::split(&user.account).0);
     let [to_peer_bytes_per_second, to_client_bytes_per_second] = user.rates;
     let [to_peer_bytes, to_client_bytes] = user.relayed;
     let dropped = |(limit, dropped): (&turnway_relay::Reason, &turnway_relay::ledger::Dropped)| {

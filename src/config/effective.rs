@@ -12,7 +12,7 @@ use super::secret::REDACTED;
 use super::units::{BitRate, Delay, Moment, Period, Size, Span, Volume};
 use super::{
     Admin, AdminListen, Auth, CertificateFiles, Config, Credential, Limits, Listen, Log, OAuthKey,
-    OAuthSecret, Quota, Relay, Secret, Tls,
+    OAuthSecret, Quota, Realm, Relay, Secret, Tls,
 };
 
 /// The keys that differ and cannot change while the daemon runs, as dotted names
@@ -20,11 +20,17 @@ use super::{
 #[must_use]
 pub fn restart_needed(old: &Config, new: &Config) -> Vec<&'static str> {
     let pairs = settings(old).into_iter().zip(settings(new));
-    pairs
+    let realms = (!same_realms(old, &new.realms)).then_some("realms");
+    let keys = pairs
         .filter(|(before, after)| before.value != after.value)
         .filter(|(before, _)| reload_of(before.key) == Reload::Restart)
-        .map(|(before, _)| before.key)
-        .collect()
+        .map(|(before, _)| before.key);
+    keys.chain(realms).collect()
+}
+
+/// Realms have numbers, which they keep while the daemon runs.
+fn same_realms(old: &Config, new: &[Realm]) -> bool {
+    old.realms.iter().map(|realm| &realm.name).eq(new.iter().map(|realm| &realm.name))
 }
 
 /// What is in force after a reload: `new` where a key is reloaded live, `old` elsewhere.
@@ -55,6 +61,7 @@ pub fn reloaded(old: &Config, new: Config) -> Config {
         auth: Auth { database: old.auth.database.clone(), ..new.auth },
         relay: Relay { tcp: new.relay.tcp, ..old.relay.clone() },
         oauth: new.oauth,
+        realms: if same_realms(old, &new.realms) { new.realms } else { old.realms.clone() },
         alternates: new.alternates,
         peers: new.peers,
         limits,
@@ -108,6 +115,7 @@ pub(super) fn settings(config: &Config) -> Vec<Setting> {
     let mut all = top_level(config);
     all.extend(auth(config));
     all.extend(oauth(config));
+    all.push(set("realms", list(config.realms.iter().map(realm))));
     all.extend(alternate(config));
     all.extend(limits(config));
     all.extend(quota(config));
@@ -143,6 +151,7 @@ fn top_level(config: &Config) -> Vec<Setting> {
         relay,
         auth: _,
         oauth: _,
+        realms: _,
         alternates: _,
         peers,
         limits: _,
@@ -180,7 +189,7 @@ fn top_level(config: &Config) -> Vec<Setting> {
 }
 
 fn listener(listen: &Listen) -> String {
-    let Listen { transport, address, proxies } = listen;
+    let Listen { transport, address, proxies, realm } = listen;
     let proxies = match proxies.as_slice() {
         [] => String::new(),
         some => {
@@ -188,7 +197,8 @@ fn listener(listen: &Listen) -> String {
             format!(", proxy_protocol = [{}]", some.join(", "))
         }
     };
-    format!("{{ transport = {}, address = {}{proxies} }}", quoted(transport), quoted(address))
+    let (transport, address) = (quoted(transport), quoted(address));
+    format!("{{ transport = {transport}, address = {address}{proxies}{} }}", of_realm(realm))
 }
 
 fn tls(config: &Config) -> Vec<Setting> {
@@ -215,7 +225,8 @@ fn auth(config: &Config) -> Vec<Setting> {
             Credential::Password(_) => "password",
             Credential::Md5(_) | Credential::Sha256(_) => "key",
         };
-        format!("{{ name = {}, {credential} = {} }}", quoted(&user.name), quoted(&REDACTED))
+        let (name, realm) = (quoted(&user.name), of_realm(&user.realm));
+        format!("{{ name = {name}, {credential} = {}{realm} }}", quoted(&REDACTED))
     });
     let database = auth.database.as_ref().map(|path| quoted(&format!("sqlite:{}", path.display())));
     vec![
@@ -260,6 +271,26 @@ fn oauth_key(key: &OAuthKey) -> String {
         quoted(&REDACTED),
         moment("not_before", key.not_before_unix),
         moment("not_after", key.not_after_unix)
+    )
+}
+
+fn of_realm(realm: &Option<String>) -> String {
+    realm.as_ref().map_or_else(String::new, |realm| format!(", realm = {}", quoted(realm)))
+}
+
+fn realm(realm: &Realm) -> String {
+    let texts = |texts: &[String]| texts.iter().map(quoted).collect::<Vec<_>>().join(", ");
+    let nets = |nets: &[ipnet::IpNet]| nets.iter().map(quoted).collect::<Vec<_>>().join(", ");
+    let secrets: Vec<_> = realm.rest_secrets.iter().map(|_| quoted(&REDACTED)).collect();
+    format!(
+        "{{ name = {}, origins = [{}], server_names = [{}], rest_secrets = [{}], allow = [{}], \
+         deny = [{}] }}",
+        quoted(&realm.name),
+        texts(&realm.origins),
+        texts(&realm.server_names),
+        secrets.join(", "),
+        nets(&realm.allow),
+        nets(&realm.deny)
     )
 }
 

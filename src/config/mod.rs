@@ -56,6 +56,8 @@ pub struct Config {
     pub auth: Auth,
     /// Access tokens; `None`: there are none.
     pub oauth: Option<OAuth>,
+    /// Realms beside [`Self::realm`], no name twice.
+    pub realms: Vec<Realm>,
     /// Which other servers clients are sent to.
     pub alternates: Alternates,
     /// Which peers may be reached.
@@ -124,13 +126,15 @@ pub struct Listen {
     /// Who begins each TCP connection with a header of the PROXY protocol, always; nobody else
     /// does. Empty without a TCP socket.
     pub proxies: Vec<IpNet>,
+    /// The realm of its clients; `None`: the first.
+    pub realm: Option<String>,
 }
 
 impl Listen {
     /// A listener without proxies.
     #[must_use]
     pub fn new(transport: Transport, address: SocketAddr) -> Self {
-        Self { transport, address, proxies: Vec::new() }
+        Self { transport, address, proxies: Vec::new(), realm: None }
     }
 }
 
@@ -210,6 +214,8 @@ pub struct Auth {
 pub struct User {
     /// 1 to 508 bytes.
     pub name: String,
+    /// The name of the user's realm; `None`: the first.
+    pub realm: Option<String>,
     /// How the user proves who they are.
     pub credential: Credential,
 }
@@ -223,6 +229,29 @@ pub enum Credential {
     Md5(Secret<[u8; 16]>),
     /// SHA-256(user:realm:password). It cannot serve clients that know only MD5.
     Sha256(Secret<[u8; 32]>),
+}
+
+/// `[[realms]]`, with what `[[quota.realm]]` says about it.
+#[derive(Debug, Clone)]
+pub struct Realm {
+    /// As [`Config::realm`].
+    pub name: String,
+    /// Origins whose clients belong to it.
+    pub origins: Vec<String>,
+    /// Server names whose clients belong to it.
+    pub server_names: Vec<String>,
+    /// Secrets of its time-limited credentials. At most 16.
+    pub rest_secrets: Vec<Secret>,
+    /// Beside [`Peers::allow`].
+    pub allow: Vec<IpNet>,
+    /// Beside [`Peers::deny`].
+    pub deny: Vec<IpNet>,
+    /// What one user may use.
+    pub user: UserLimits,
+    /// Allocations of the realm at a time; `None`: not limited.
+    pub allocations: Option<u32>,
+    /// The whole realm, each direction; `None`: not limited.
+    pub bandwidth: Option<Bandwidth>,
 }
 
 /// `[oauth]`
@@ -592,6 +621,7 @@ impl Config {
                 database: None,
             },
             oauth: None,
+            realms: Vec::new(),
             alternates: Alternates { when: AlternateWhen::Always, servers: Vec::new() },
             peers: Peers {
                 allow: vec![

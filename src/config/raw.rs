@@ -79,7 +79,7 @@ pub(super) struct Table {
 }
 
 /// Every table, in the order of the reference.
-pub(super) const TABLES: [&Table; 20] = [
+pub(super) const TABLES: [&Table; 21] = [
     &RawConfig::TABLE,
     &RawListen::TABLE,
     &RawRelay::TABLE,
@@ -88,6 +88,7 @@ pub(super) const TABLES: [&Table; 20] = [
     &RawUser::TABLE,
     &RawOAuth::TABLE,
     &RawOAuthKey::TABLE,
+    &RawRealm::TABLE,
     &RawAlternate::TABLE,
     &RawAlternateServer::TABLE,
     &RawPeers::TABLE,
@@ -116,7 +117,7 @@ macro_rules! keys {
         }
     ) => {
         $(#[doc = $about])*
-        #[derive(Debug, Deserialize)]
+        #[derive(Debug, Clone, Deserialize)]
         #[serde(default)]
         pub(super) struct $name {
             $($(#[doc = $doc])* pub(super) $key: keys!(@type $kind $ty),)*
@@ -174,6 +175,7 @@ keys! {
         => relay: RawRelay;
         => auth: RawAuth;
         => oauth: RawOAuth;
+        => realms: Vec<Spanned<RawRealm>>;
         => alternate: RawAlternate;
         => peers: RawPeers;
         => limits: RawLimits;
@@ -201,6 +203,9 @@ keys! {
         /// must begin with a header of the PROXY protocol (version 1 or 2), which names the real
         /// client. From all others such a header is refused. Not for `"udp"` and `"dtls"`.
         Default proxy_protocol: Vec<Spanned<Cidr>> = "[]", Restart;
+        /// The realm of clients that come here, unless ORIGIN or the name they give to TLS leads to
+        /// another. Without it: the one at the top of the file.
+        Example realm: String = "\"example.net\"", Restart;
     }
 }
 
@@ -274,6 +279,8 @@ keys! {
     OptionalArray "auth.user" RawUser {
         /// The user's name; at most 508 bytes.
         Required name: String = "\"alice\"", Live;
+        /// The user's realm. Without it: the one at the top of the file.
+        Example realm: String = "\"example.net\"", Live;
         /// The password.
         Example password: Secret = "\"a long password\"", Live;
         /// A file that holds the password and nothing else (one newline at its end is ignored).
@@ -318,6 +325,30 @@ keys! {
         Example not_before: Moment = "\"2026-01-01T00:00:00Z\"", Live;
         /// No token of this key is honoured later.
         Example not_after: Moment = "\"2027-01-01T00:00:00Z\"", Live;
+    }
+}
+
+keys! {
+    /// A realm beside the one at the top of the file, with users, limits and peers of its own; its
+    /// users are those of `[[auth.user]]` and of the database that have its name as their realm. A
+    /// client is asked for the realm of its ORIGIN, or else of the server name it gave to TLS, or
+    /// else of the listener. The same user name in two realms is two users. Realms come and go,
+    /// and change their order, at a restart only.
+    OptionalArray "realms" RawRealm {
+        /// The realm; at most 64 bytes.
+        Required name: String = "\"example.net\"", Live;
+        /// Origins of the web applications whose users belong to it.
+        Default origins: Vec<String> = "[]", Live;
+        /// Server names (SNI) by which its clients connect over TLS and DTLS.
+        Default server_names: Vec<String> = "[]", Live;
+        /// Secrets of its time-limited credentials, as in `[auth]`.
+        Example rest_secrets: Secrets = "[\"at-least-16-characters-from-a-random-source\"]", Live;
+        /// A file with further such secrets, one on each line.
+        Example rest_secrets_file: PathBuf = "\"/run/secrets/rest-secrets-net\"", Live;
+        /// Which peers its users may reach, beside those of `[peers]`.
+        Default allow: Vec<Spanned<Cidr>> = "[]", Live;
+        /// Which peers its users may not reach, beside those of `[peers]`.
+        Default deny: Vec<Spanned<Cidr>> = "[]", Live;
     }
 }
 
@@ -464,9 +495,9 @@ keys! {
 
 keys! {
     /// Limits of one realm, which hold instead of those of `[quota]`; a key that is absent here
-    /// holds as it stands there. `"unlimited"` lifts a limit. There is one realm in this version.
+    /// holds as it stands there. `"unlimited"` lifts a limit.
     OptionalArray "quota.realm" RawQuotaRealm {
-        /// The realm, as `realm` at the top has it.
+        /// The realm, as `realm` at the top or `name` in `[[realms]]` has it.
         Required name: String = "\"turnway\"", Live;
         /// Allocations of one user at a time.
         Example allocations_per_user: Limit<Count> = "20", Live;
@@ -617,7 +648,7 @@ impl<'de> serde::de::Visitor<'de> for VolumesVisitor {
 }
 
 /// An entry of `[relay] addresses`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum RawRelayAddress {
     /// `"203.0.113.7"`
     Plain(String),
@@ -675,6 +706,7 @@ mod tests {
         RawRelayPair::default();
         RawQuotaRealm::default();
         RawOAuthKey::default();
+        RawRealm::default();
         RawAlternateServer::default();
     }
 

@@ -3,7 +3,7 @@
 //! All problems of a file are collected, so that one run of `turnway check` shows them all.
 //! `network.rs` has listeners, relay addresses and peers; `auth.rs` has users, secrets and the
 //! database; `oauth.rs` has access tokens; `alternate.rs` has other servers; `quota.rs` has limits
-//! of users and bandwidth; `admin.rs` has the admin API; `tls.rs` has certificates.
+//! of users and bandwidth; `realms.rs` has further realms; `admin.rs` has the admin API; `tls.rs` has certificates.
 
 mod admin;
 mod alternate;
@@ -11,6 +11,7 @@ mod auth;
 mod network;
 mod oauth;
 mod quota;
+mod realms;
 mod tls;
 
 use std::fmt::Display;
@@ -49,10 +50,17 @@ pub(super) fn resolve(
     checks.warn_if_everybody_reads(&raw.auth, &raw.admin);
     let database = raw.auth.database.as_ref().map(|url| source.place(url.span()));
     let oauth = checks.oauth(raw.oauth, &realm);
+    let total = checks.total_bandwidth(&raw.limits);
+    let realms = checks.realms(&raw.realms, &raw.quota, &realm, total.as_ref(), database.is_some());
+    let of_listeners = raw.listen.iter().filter_map(|table| table.get_ref().realm.as_ref());
+    let of_users = raw.auth.user.iter().filter_map(|table| table.get_ref().realm.as_ref());
+    let of_quotas = raw.quota.realm.iter().filter_map(|table| table.get_ref().name.as_ref());
+    let named = [of_listeners.collect(), of_users.collect(), of_quotas.collect()];
+    checks.named_realms(named, &realm, &realms);
     let auth = checks.auth(raw.auth, oauth.is_some());
+    checks.populated(&raw.realms, &realms, &auth);
     let alternates = checks.alternates(raw.alternate, &listen, &relay);
     let peers = checks.peers(&raw.peers);
-    let total = checks.total_bandwidth(&raw.limits);
     let limits = checks.limits(&raw.limits, &relay, total.as_ref());
     let quota = checks.quota(raw.quota, &realm, total.as_ref(), database.is_some());
     let offload = checks.offload(raw.offload);
@@ -85,6 +93,7 @@ pub(super) fn resolve(
         relay,
         auth,
         oauth,
+        realms,
         alternates,
         peers,
         limits,
@@ -161,6 +170,19 @@ impl Checks<'_> {
         } else if *found > high {
             self.error(value.span(), format!("{found} is too much; the most is {high}"));
         }
+    }
+
+    /// Does something whose problems may have been found before.
+    fn without_repeating<T>(&mut self, check: impl FnOnce(&mut Self) -> T) -> T {
+        let (problems, warnings) = (self.problems.len(), self.warnings.len());
+        let checked = check(self);
+        let said: Vec<String> = self.problems[..problems].iter().map(ToString::to_string).collect();
+        let new = self.problems.split_off(problems);
+        self.problems.extend(new.into_iter().filter(|new| !said.contains(&new.to_string())));
+        let new = self.warnings.split_off(warnings);
+        let said = self.warnings.clone();
+        self.warnings.extend(new.into_iter().filter(|new| !said.contains(new)));
+        checked
     }
 
     fn realm(&mut self, realm: &Spanned<String>) -> String {

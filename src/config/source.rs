@@ -9,10 +9,6 @@ use toml::de::{DeTable, DeValue};
 
 use super::raw::{TABLES, Table};
 
-/// Tables that later versions have. Whoever writes one must not believe that it works.
-const LATER: [(&str, &str); 1] =
-    [("realms", "further realms are not in this version; keep the one named by `realm`")];
-
 /// Something wrong or doubtful at one place of the file.
 #[derive(Debug, Clone)]
 pub(super) struct Problem {
@@ -153,9 +149,6 @@ fn keys(path: &str) -> impl Iterator<Item = &'static str> {
 
 /// What to do about an unknown key: the nearest key here, or the table where it belongs.
 fn unknown(path: &str, name: &str) -> String {
-    if let Some((_, message)) = LATER.iter().find(|(later, _)| path.is_empty() && *later == name) {
-        return (*message).to_owned();
-    }
     let nearest = keys(path)
         .map(|key| (strsim::damerau_levenshtein(key, name), key))
         .filter(|(distance, key)| *distance * 3 <= key.len().max(name.len()))

@@ -4,6 +4,7 @@ mod admin;
 mod auth;
 mod oauth;
 mod quota;
+mod realms;
 mod tls;
 
 use std::path::Path;
@@ -108,6 +109,13 @@ kid = "north"
 key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 not_before = "2026-01-01T00:00:00Z"
 not_after = "2027-01-01T00:00:00Z"
+[[realms]]
+name = "second"
+origins = ["https://app.example.org"]
+server_names = ["turn.example.org"]
+rest_secrets = ["fedcba9876543210"]
+allow = ["10.9.0.0/16"]
+deny = ["192.0.2.0/24"]
 [alternate]
 when = "busy"
 [[alternate.server]]
@@ -504,6 +512,7 @@ fn a_reload_takes_over_what_is_live_and_nothing_else() {
     let mut old = Config::development(Secret::new("0123456789abcdef".to_owned()));
     old.auth.database = Some("other.db".into());
     let (new, _) = parse(EVERY_KEY).unwrap();
+    old.realms = vec![Realm { origins: Vec::new(), ..new.realms[0].clone() }];
     let merged = settings(&reloaded(&old, new.clone()));
     let pairs = settings(&old).into_iter().zip(settings(&new)).zip(merged);
     for ((old, new), merged) in pairs {

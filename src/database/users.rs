@@ -29,6 +29,8 @@ pub struct Keys {
 /// A user as the table has it.
 #[derive(Clone)]
 pub struct UserRow {
+    /// The number of the realm, as whoever asked for the realm knows it; 0 from the file.
+    pub realm: u16,
     /// The name, after OpaqueString.
     pub name: Vec<u8>,
     /// See [`Keys`]. `None`, as the other: limits for an account of time-limited credentials.
@@ -286,6 +288,7 @@ fn was_there(changed: usize, name: &str) -> Result<(), Problem> {
 
 fn user_row(row: &Row<'_>) -> rusqlite::Result<UserRow> {
     Ok(UserRow {
+        realm: 0,
         name: row.get("name")?,
         md5: row.get::<_, Option<_>>("md5")?.map(Zeroizing::new),
         sha256: row.get::<_, Option<_>>("sha256")?.map(Zeroizing::new),

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use turnway_relay::RealmId;
 
 use super::sources::Sources;
 use crate::tls::{Snapshot, Store};
@@ -25,6 +26,8 @@ pub struct Door {
     pub speaks: Speaks,
     /// Who begins connections with a PROXY header; nobody else's is believed.
     pub proxies: Vec<IpNet>,
+    /// The realm of its clients, unless they say that they are of another.
+    pub realm: RealmId,
 }
 
 impl Door {

@@ -78,7 +78,7 @@ impl Sessions {
     pub fn client(&self, index: u32) -> Option<Client> {
         let entry = self.slots.get(index as usize)?.as_ref()?;
         let tuple = FiveTuple { transport: Transport::Dtls, ..entry.below.tuple };
-        Some(Client { tuple, link: Link(index) })
+        Some(Client { tuple, link: Link(index), realm: entry.below.realm })
     }
 
     /// Takes a session out.

@@ -12,7 +12,7 @@ use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 
-use turnway_relay::{Client, ConnectionId, FiveTuple, Link, Transport};
+use turnway_relay::{Client, ConnectionId, FiveTuple, Link, RealmId, Transport};
 use turnway_udp::Interest;
 
 use super::door::{Door, Entrance, Speaks};
@@ -49,6 +49,8 @@ pub struct Connection {
     layer: Layer,
     /// Which of the entrance's doors it came through.
     door: u16,
+    /// The realm of its client, unless it says that it is of another.
+    realm: RealmId,
     /// Its place among the connections from its source; the proxy's do not count.
     place: Option<Place>,
     /// What was read and waits for more: the beginning of a frame, and bytes that its layer has
@@ -142,6 +144,7 @@ impl Connection {
             tuple,
             layer: Layer::Proxied,
             door,
+            realm: at.realm,
             place,
             carry: [Vec::new(), Vec::new()],
             plain: Vec::new(),
@@ -444,10 +447,20 @@ impl Connections {
         self.slots.get_mut(index as usize)?.as_mut()
     }
 
-    /// The client on a connection, as the rules know it.
-    pub fn client(&self, index: u32) -> Option<Client> {
+    /// The client on a connection, as the rules know it. `realm_of` says which realm the server
+    /// name belongs to that it gave to TLS.
+    pub fn client(
+        &self,
+        index: u32,
+        realm_of: impl FnOnce(&str) -> Option<RealmId>,
+    ) -> Option<Client> {
         let connection = self.slots.get(index as usize)?.as_ref()?;
-        Some(Client { tuple: connection.tuple, link: Link(index) })
+        let server_name = match &connection.layer {
+            Layer::Tls(session) => session.server_name(),
+            Layer::Proxied | Layer::Either | Layer::Plain => None,
+        };
+        let realm = server_name.and_then(realm_of).unwrap_or(connection.realm);
+        Some(Client { tuple: connection.tuple, link: Link(index), realm })
     }
 
     /// The connection of a client, unless it was replaced by another's.

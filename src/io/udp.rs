@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use turnway_relay::pieces::Pieces;
-use turnway_relay::{Client, FiveTuple, IpFields, Link, RelayId, Transport};
+use turnway_relay::{Client, FiveTuple, IpFields, Link, RealmId, RelayId, Transport};
 use turnway_udp as udp;
 use turnway_wire::Family;
 
@@ -16,6 +16,8 @@ pub struct Listener {
     socket: udp::UdpListener,
     /// What its clients speak.
     pub speaks: Speaks,
+    /// The realm of its clients, unless they say that they are of another.
+    realm: RealmId,
     local: SocketAddr,
     drops: Drops,
 }
@@ -26,9 +28,9 @@ impl Listener {
     /// # Errors
     ///
     /// Those of `getsockname`.
-    pub fn new(socket: udp::UdpListener, speaks: Speaks) -> io::Result<Self> {
+    pub fn new(socket: udp::UdpListener, speaks: Speaks, realm: RealmId) -> io::Result<Self> {
         let local = socket.local_addr()?;
-        Ok(Self { socket, speaks, local, drops: Drops::default() })
+        Ok(Self { socket, speaks, realm, local, drops: Drops::default() })
     }
 
     /// Whether clients may speak DTLS to it.
@@ -55,7 +57,7 @@ impl Listener {
         let server = SocketAddr::new(to.unwrap_or(self.local.ip()), self.local.port());
         let client = turnway_relay::address::without_flow_label(from);
         let tuple = FiveTuple { transport: Transport::Udp, client, server };
-        Client { tuple, link: Link(index) }
+        Client { tuple, link: Link(index), realm: self.realm }
     }
 
     /// What a datagram to `client` must state as its source: nothing where the socket has but one

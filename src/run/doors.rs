@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use turnway_udp as udp;
 
-use super::{ServeError, machine};
+use super::{ServeError, machine, rules};
 use crate::admin::Door;
 use crate::config::{AdminListen, Config, Listen, Transport};
 use crate::io::door::{Entrance, Speaks};
@@ -45,7 +45,8 @@ pub(super) fn bind_listeners(config: &Config, shards: usize) -> Result<Vec<Doors
                 let (socket, grant) = udp::listener_udp(listen.address, buffer).map_err(refused)?;
                 granted = Some(grant);
                 let speaks = speaks(listen.transport);
-                door.udp.push(Listener::new(socket, speaks).map_err(refused)?);
+                let realm = rules::realm_id(config, listen.realm.as_deref());
+                door.udp.push(Listener::new(socket, speaks, realm).map_err(refused)?);
             }
             if listen.transport.uses_tcp() {
                 door.tcp.push(udp::listener_tcp(listen.address, BACKLOG).map_err(refused)?);
@@ -65,6 +66,7 @@ pub(super) fn entrance(config: &Config, store: Option<Arc<Store>>) -> Entrance {
     let door = |listen: &Listen| crate::io::door::Door {
         speaks: speaks(listen.transport),
         proxies: listen.proxies.clone(),
+        realm: rules::realm_id(config, listen.realm.as_deref()),
     };
     let sources = Arc::new(Sources::new(config.limits.connections_per_source));
     Entrance { doors: streams.map(door).collect(), store, sources }

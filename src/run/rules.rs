@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use turnway_relay::alternate::{Selection, When};
 use turnway_relay::auth::{
     Auth, AuthConfig, OAuthConfig, OAuthKey, OAuthSecret, StaticUser, UserCredential, opaque_string,
 };
 use turnway_relay::limits::Limits;
 use turnway_relay::policy::{Policy, PolicyConfig};
-use turnway_relay::quota::Quotas;
+use turnway_relay::quota::{Quotas, RealmQuotas, account};
+use turnway_relay::{Realm, RealmId, Realms};
 use zeroize::Zeroizing;
 
 use super::ServeError;
@@ -44,12 +46,21 @@ pub(super) fn build(
     own: &[IpAddr],
     users: &[UserRow],
 ) -> Result<turnway_relay::Config, String> {
-    let auth = Auth::new(auth(config, users, &context.nonce_secret))
-        .map_err(|error| format!("[auth]: {error}"))?;
     let limits = &config.limits;
+    let mut realms = Vec::new();
+    for (number, realm) in (1..).zip(&config.realms) {
+        let auth = auth_of(config, RealmId(number), Some(realm), users, context)?;
+        realms.push(Realm {
+            auth,
+            policy: Policy::new(policy(config, Some(realm), &context.relays, own)),
+            origins: realm.origins.clone(),
+            server_names: realm.server_names.clone(),
+        });
+    }
+    let first = auth_of(config, RealmId::FIRST, None, users, context)?;
+    let first = Realm::new(first, Policy::new(policy(config, None, &context.relays, own)));
     Ok(turnway_relay::Config {
-        auth,
-        policy: Policy::new(policy(config, &context.relays, own)),
+        realms: Realms::new(first, realms),
         alternates: alternates(config, own),
         limits: Limits {
             permissions_per_allocation: limits.permissions_per_allocation as usize,
@@ -66,7 +77,33 @@ pub(super) fn build(
     })
 }
 
-fn auth(config: &Config, rows: &[UserRow], nonce_secret: &NonceSecret) -> AuthConfig {
+/// The number of a realm by its name; `None` is the first.
+pub(super) fn realm_id(config: &Config, name: Option<&str>) -> RealmId {
+    let place = name.and_then(|name| config.realms.iter().position(|realm| realm.name == name));
+    place.and_then(|place| u16::try_from(place + 1).ok()).map_or(RealmId::FIRST, RealmId)
+}
+
+fn auth_of(
+    config: &Config,
+    id: RealmId,
+    realm: Option<&config::Realm>,
+    rows: &[UserRow],
+    context: &Context,
+) -> Result<Auth, String> {
+    Auth::new(auth(config, id, realm, rows, &context.nonce_secret)).map_err(|error| match realm {
+        None => format!("[auth]: {error}"),
+        Some(realm) => format!("[[realms]] \"{}\": {error}", realm.name),
+    })
+}
+
+/// Who may use a realm; `None` is the first.
+fn auth(
+    config: &Config,
+    id: RealmId,
+    realm: Option<&config::Realm>,
+    rows: &[UserRow],
+    nonce_secret: &NonceSecret,
+) -> AuthConfig {
     let auth = &config.auth;
     let nonce_secret = auth
         .nonce_secret
@@ -77,16 +114,18 @@ fn auth(config: &Config, rows: &[UserRow], nonce_secret: &NonceSecret) -> AuthCo
         Credential::Md5(key) => UserCredential::Md5Key(*key.expose()),
         Credential::Sha256(key) => UserCredential::Sha256Key(*key.expose()),
     };
-    let configured = auth.users.iter().map(|user| StaticUser {
+    let members = auth.users.iter().filter(|user| realm_id(config, user.realm.as_deref()) == id);
+    let configured = members.map(|user| StaticUser {
         name: user.name.clone(),
         credential: credential(&user.credential),
     });
+    let rest_secrets = realm.map_or(&auth.rest_secrets, |realm| &realm.rest_secrets);
     AuthConfig {
-        realm: config.realm.clone(),
-        users: configured.chain(from_database(config, rows)).collect(),
+        id,
+        realm: realm.map_or(&config.realm, |realm| &realm.name).clone(),
+        users: configured.chain(from_database(config, id, rows)).collect(),
         users_elsewhere: auth.database.is_some(),
-        rest_secrets: auth
-            .rest_secrets
+        rest_secrets: rest_secrets
             .iter()
             .map(|secret| secret.expose().as_bytes().to_vec())
             .collect(),
@@ -94,7 +133,7 @@ fn auth(config: &Config, rows: &[UserRow], nonce_secret: &NonceSecret) -> AuthCo
         nonce_secret,
         nonce_lifetime_s: u32::try_from(auth.nonce_lifetime.as_secs()).unwrap_or(u32::MAX),
         enforce_expiry: auth.enforce_expiry_at_refresh,
-        oauth: config.oauth.as_ref().map(oauth),
+        oauth: config.oauth.as_ref().filter(|_| realm.is_none()).map(oauth),
     }
 }
 
@@ -131,7 +170,15 @@ fn alternates(config: &Config, own: &[IpAddr]) -> Selection {
     Selection::new(when, others.cloned().collect())
 }
 
-fn policy(config: &Config, relays: &[RelayAddrs], own: &[IpAddr]) -> PolicyConfig {
+fn policy(
+    config: &Config,
+    realm: Option<&config::Realm>,
+    relays: &[RelayAddrs],
+    own: &[IpAddr],
+) -> PolicyConfig {
+    let with = |ours: &[IpNet], of_realm: Option<&Vec<IpNet>>| {
+        ours.iter().chain(of_realm.into_iter().flatten()).copied().collect()
+    };
     let mut listeners: Vec<SocketAddr> =
         config.listen.iter().map(|listen| listen.address).collect();
     listeners.extend(config.metrics.listen);
@@ -139,8 +186,8 @@ fn policy(config: &Config, relays: &[RelayAddrs], own: &[IpAddr]) -> PolicyConfi
         listeners.push(*address);
     }
     PolicyConfig {
-        allow: config.peers.allow.clone(),
-        deny: config.peers.deny.clone(),
+        allow: with(&config.peers.allow, realm.map(|realm| &realm.allow)),
+        deny: with(&config.peers.deny, realm.map(|realm| &realm.deny)),
         nat64: config.peers.nat64.clone(),
         listeners,
         own: own.to_vec(),
@@ -153,11 +200,14 @@ fn policy(config: &Config, relays: &[RelayAddrs], own: &[IpAddr]) -> PolicyConfi
 /// can have put there, is nobody's.
 fn from_database<'a>(
     config: &'a Config,
+    id: RealmId,
     rows: &'a [UserRow],
 ) -> impl Iterator<Item = StaticUser> + 'a {
-    let configured: BTreeSet<Vec<u8>> =
-        config.auth.users.iter().filter_map(|user| prepared(&user.name)).collect();
-    rows.iter().filter(move |row| !configured.contains(&row.name)).filter_map(|row| {
+    let members =
+        config.auth.users.iter().filter(|user| realm_id(config, user.realm.as_deref()) == id);
+    let configured: BTreeSet<Vec<u8>> = members.filter_map(|user| prepared(&user.name)).collect();
+    let rows = rows.iter().filter(move |row| RealmId(row.realm) == id);
+    rows.filter(move |row| !configured.contains(&row.name)).filter_map(|row| {
         let name = String::from_utf8(row.name.clone()).ok()?;
         prepared(&name).filter(|prepared| *prepared == row.name)?;
         let credential = match (&row.md5, &row.sha256) {
@@ -180,13 +230,30 @@ fn quotas(config: &Config, rows: &[UserRow]) -> Quotas {
     Quotas {
         default: quota.user,
         users: limited
-            .map(|row| (Arc::from(&*row.name), row.overrides.over(&quota.user)))
+            .map(|row| {
+                let realm = config.realms.get(usize::from(row.realm).wrapping_sub(1));
+                let limits = row.overrides.over(realm.map_or(&quota.user, |realm| &realm.user));
+                (
+                    account(&row.name, realm.and_then(|realm| prepared(&realm.name)).as_deref()),
+                    limits,
+                )
+            })
             .collect(),
         realm_allocations: quota.realm_allocations,
         realm_bandwidth: quota.realm_bandwidth,
+        others: config.realms.iter().map(realm_quotas).collect(),
         total_bandwidth: config.limits.bandwidth,
         prefix: quota.prefix,
         count_volume: config.auth.database.is_some(),
         watched: config.admin.listen.is_some(),
+    }
+}
+
+fn realm_quotas(realm: &config::Realm) -> RealmQuotas {
+    RealmQuotas {
+        name: prepared(&realm.name).unwrap_or_default().into(),
+        default: realm.user,
+        allocations: realm.allocations,
+        bandwidth: realm.bandwidth,
     }
 }

@@ -135,7 +135,7 @@ impl Shard {
                 self.disconnect(index, batch);
             }
             Err(broken) => {
-                if let Some(Client { tuple, .. }) = self.connections.client(index) {
+                if let Some(Client { tuple, .. }) = self.connections.client(index, |_| None) {
                     tracing::debug!(client = %tuple.client, ?broken, "connection closed");
                 }
                 *match broken {
@@ -161,7 +161,9 @@ impl Shard {
         batch: &ReceiveBatch,
     ) -> Result<bool, Broken> {
         let Opened { messages, rest, closed } = opened;
-        let Some(client) = self.connections.client(index) else { return Ok(true) };
+        let server = &self.parts.server;
+        let client = self.connections.client(index, |name| server.realm_of(name));
+        let Some(client) = client else { return Ok(true) };
         let end = messages.end;
         let Taken { at: taken, shard } = self.on_frames(&client, slot, messages, batch)?;
         let joined = self.connections.of(&client).and_then(|connection| connection.splice);

@@ -82,6 +82,17 @@ pub struct Client {
     pub tuple: FiveTuple,
     /// The shell's name for the way back.
     pub link: Link,
+    /// The realm of whoever comes this way, unless the client says that it is of another.
+    pub realm: RealmId,
+}
+
+/// The number of one of the server's [`crate::Realms`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RealmId(pub u16);
+
+impl RealmId {
+    /// The realm that holds where nothing leads to another.
+    pub const FIRST: Self = Self(0);
 }
 
 /// The transport protocol between server and peers: what REQUESTED-TRANSPORT asks for.

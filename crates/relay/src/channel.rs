@@ -49,13 +49,14 @@ impl Server {
         if !(CHANNEL_MIN..=self.channel_max(call)).contains(&number) {
             return Err(Outcome::BadRequest);
         }
-        let peer = self.config.policy.to_local(PeerAddr::new(peer));
         let allocation = self.table.get(id).ok_or(Outcome::AllocationMismatch)?;
         match allocation.protocol() {
             Protocol::Udp => {}
             // RFC 6062 has no word for it: connections need no channels.
             Protocol::Tcp => return Err(Outcome::Forbidden),
         }
+        let policy = &self.config.realms.get(allocation.identity.realm()).policy;
+        let peer = policy.to_local(PeerAddr::new(peer));
         //= rfc8656#section-12.2
         //# The channel number is not currently bound to a different transport address (same transport
         //# address is OK);
@@ -69,7 +70,7 @@ impl Server {
             return Err(Outcome::BadRequest);
         }
         self.judge(id, peer)?;
-        if !self.config.policy.check(peer, &self.shared.live) {
+        if !policy.check(peer, &self.shared.live) {
             return Err(Outcome::Forbidden);
         }
         Ok((number, peer))
@@ -100,8 +101,9 @@ impl Server {
             return Err(Outcome::InsufficientCapacity);
         }
         self.permit(id, &[peer.ip()], now)?;
-        let own = is_own(self.config.policy.check_ip(peer.ip()));
         let allocation = self.table.get_mut(id).ok_or(Outcome::AllocationMismatch)?;
+        let policy = &self.config.realms.get(allocation.identity.realm()).policy;
+        let own = is_own(policy.check_ip(peer.ip()));
         let expires_ns = now.after_s(CHANNEL_LIFETIME_S);
         let is_new = allocation.bind(Channel { number, peer, expires_ns, deadline_ns: 0, own });
         self.stats.channels += u64::from(is_new);

@@ -68,7 +68,8 @@ impl Server {
         //# invalid, the server MUST return a 400 (Bad Request) error.
         let peer = call.msg.get::<XorPeerAddress>().map_err(|_| Outcome::BadRequest)?;
         let XorPeerAddress(peer) = peer.ok_or(Outcome::BadRequest)?;
-        let peer = self.config.policy.to_local(PeerAddr::new(peer));
+        let policy = &self.config.realms.get(allocation.identity.realm()).policy;
+        let peer = policy.to_local(PeerAddr::new(peer));
         //= rfc6062#section-5.2
         //# If the server is currently processing a Connect request for this allocation with the same
         //# XOR-PEER-ADDRESS, it MUST return a 446 (Connection Already Exists) error.
@@ -83,7 +84,7 @@ impl Server {
         //# If the new connection is forbidden by local policy, the server MUST reject the request
         //# with a 403 (Forbidden) error.
         self.judge(id, peer)?;
-        if !self.config.policy.check(peer, &self.shared.live) {
+        if !policy.check(peer, &self.shared.live) {
             return Err(Outcome::Forbidden);
         }
         if self.has_all_connections(id) {
@@ -174,7 +175,9 @@ impl Server {
             .permission(peer.ip())
             .filter(|permission| permission.expires_ns > now.mono_ns)
             .ok_or(Reason::NoPermission)?;
-        if permission.own && !self.config.policy.check(peer, &self.shared.live) {
+        let policy = &self.config.realms.get(allocation.identity.realm()).policy;
+        let shown = policy.to_external(peer).socket();
+        if permission.own && !policy.check(peer, &self.shared.live) {
             return Err(Reason::PeerDenied);
         }
         // The one there was has ended, if the kernel lets the same two addresses have another; the
@@ -195,7 +198,6 @@ impl Server {
         //# connection.
         let method = Method::CONNECTION_ATTEMPT;
         let transaction = self.new_transaction();
-        let shown = self.config.policy.to_external(peer).socket();
         let written =
             Builder::new(out, Class::Indication, method, transaction).and_then(|mut b| {
                 b.add(&wire::ConnectionId(connection.0))?;

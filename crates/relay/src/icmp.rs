@@ -31,13 +31,14 @@ impl Server {
             let bound = allocation.relay(relay.family)?;
             let ends_ns = permission.expires_ns.min(bound.expires_ns);
             let permitted = is_relayed(error) && ends_ns > now.mono_ns;
-            (permitted && allocation.icmp.allow(now, per_second)).then_some(allocation.client)
+            let to = (allocation.client, allocation.identity.realm());
+            (permitted && allocation.icmp.allow(now, per_second)).then_some(to)
         });
-        let Some(client) = client else {
+        let Some((client, realm)) = client else {
             self.stats.peer_drops[Reason::IcmpIgnored.index()] += 1;
             return;
         };
-        let shown = self.config.policy.to_external(peer).socket();
+        let shown = self.config.realms.get(realm).policy.to_external(peer).socket();
         let icmp = Icmp { icmp_type: error.icmp_type, code: error.code, data: error.data };
         let written = Builder::new(out, Class::Indication, Method::DATA, transaction).and_then(
             |mut builder| {

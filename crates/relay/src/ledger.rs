@@ -22,7 +22,7 @@ use std::sync::Arc;
 pub use divider::{Answer, Report, WHOLE};
 pub use usage::{ACCOUNTS_MAX, Counters, Known, Periods, Used};
 
-use crate::address::NANOS_PER_SECOND;
+use crate::address::{NANOS_PER_SECOND, RealmId};
 use crate::outcome::{Period, Quota, Reason};
 use crate::quota::{Bandwidth, Quotas, UserLimits};
 use divider::Divider;
@@ -60,8 +60,8 @@ pub struct UserId {
 pub enum Scope {
     /// The bandwidth of one user.
     User(UserId),
-    /// The bandwidth of the realm.
-    Realm,
+    /// The bandwidth of a realm.
+    Realm(RealmId),
     /// The bandwidth of the server.
     Total,
 }
@@ -218,9 +218,16 @@ pub struct Ledger {
     resting: Resting,
     prefixes: BTreeMap<IpAddr, u32>,
     allocations: u32,
-    realm: Option<[Divider; 2]>,
+    realms: Vec<RealmBook>,
     total: Option<[Divider; 2]>,
     usage: Usage,
+}
+
+/// What is used of one realm's limits.
+#[derive(Debug, Default)]
+struct RealmBook {
+    allocations: u32,
+    bandwidth: Option<[Divider; 2]>,
 }
 
 #[derive(Debug)]
@@ -232,6 +239,7 @@ struct Slot {
 #[derive(Debug)]
 struct User {
     account: Arc<[u8]>,
+    realm: RealmId,
     allocations: u32,
     /// Of the quotas that `limits` were taken from.
     version: u64,
@@ -267,7 +275,7 @@ impl Ledger {
             resting: Resting::default(),
             prefixes: BTreeMap::new(),
             allocations: 0,
-            realm: None,
+            realms: Vec::new(),
             total: None,
             usage: Usage::default(),
         };
@@ -278,7 +286,12 @@ impl Ledger {
     /// Other limits from now on. Whoever has more than they allow keeps it; bandwidth and volume
     /// are held to them at once. Tell the ledger before the shards.
     pub fn configure(&mut self, quotas: Arc<Quotas>, now_ns: u64) {
-        set_limit(&mut self.realm, quotas.realm_bandwidth, now_ns);
+        // Realms do not become fewer: what is counted in one is given back there.
+        let realms = quotas.realms().max(self.realms.len());
+        self.realms.resize_with(realms, RealmBook::default);
+        for (number, realm) in (0..).zip(&mut self.realms) {
+            set_limit(&mut realm.bandwidth, quotas.bandwidth_of(RealmId(number)), now_ns);
+        }
         set_limit(&mut self.total, quotas.total_bandwidth, now_ns);
         self.quotas = quotas;
         self.version += 1;
@@ -311,7 +324,9 @@ impl Ledger {
         if quotas.prefix.allocations.is_some_and(|most| beside >= most) {
             return Err(Quota::PrefixAllocations);
         }
-        if quotas.realm_allocations.is_some_and(|most| self.allocations >= most) {
+        let realm = quotas.realm_of(account);
+        let of_realm = self.realms[usize::from(realm.0)].allocations;
+        if quotas.allocations_of(realm).is_some_and(|most| of_realm >= most) {
             return Err(Quota::RealmAllocations);
         }
         self.prefixes.insert(prefix, beside + 1);
@@ -320,6 +335,7 @@ impl Ledger {
         let Slot { generation, user } = &mut self.users[slot as usize];
         let user = user.as_mut().expect("the index holds users only");
         user.allocations += 1;
+        self.realms[usize::from(user.realm.0)].allocations += 1;
         Ok(Grant { user: UserId { slot, generation: *generation }, prefix })
     }
 
@@ -336,12 +352,15 @@ impl Ledger {
         self.allocations = self.allocations.saturating_sub(1);
         let Some(user) = self.user_mut(release.user) else { return };
         user.allocations = user.allocations.saturating_sub(1);
+        let (realm, none_left) = (user.realm, user.allocations == 0);
         if let (Some(last), Some(dividers)) = (&release.last, &mut user.bandwidth) {
             for (divider, unspent) in dividers.iter_mut().zip(last.unspent) {
                 divider.leave(shard, unspent, now_ns);
             }
         }
-        if user.allocations == 0 {
+        let of_realm = &mut self.realms[usize::from(realm.0)].allocations;
+        *of_realm = of_realm.saturating_sub(1);
+        if none_left {
             self.remove(release.user, now_ns);
         }
     }
@@ -357,7 +376,9 @@ impl Ledger {
                     self.refresh_limits(id, now_ns);
                     self.user_mut(id).and_then(|user| user.bandwidth.as_mut())
                 }
-                Scope::Realm => self.realm.as_mut(),
+                Scope::Realm(RealmId(realm)) => {
+                    self.realms.get_mut(usize::from(realm)).and_then(|it| it.bandwidth.as_mut())
+                }
                 Scope::Total => self.total.as_mut(),
             };
             // A limit that is no more bounds nothing; the shard will hear of it soon.
@@ -371,6 +392,11 @@ impl Ledger {
     /// Allocations now.
     pub fn allocations(&self) -> u32 {
         self.allocations
+    }
+
+    /// Allocations of a realm now.
+    pub fn allocations_of(&self, realm: RealmId) -> u32 {
+        self.realms.get(usize::from(realm.0)).map_or(0, |realm| realm.allocations)
     }
 
     /// Users with allocations now.
@@ -473,6 +499,7 @@ impl Ledger {
         set_limit(&mut bandwidth, limits.bandwidth, now_ns);
         self.users[slot as usize].user = Some(Box::new(User {
             account: Arc::clone(account),
+            realm: self.quotas.realm_of(account),
             allocations: 0,
             version: self.version,
             limits,

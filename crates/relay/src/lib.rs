@@ -10,8 +10,8 @@
 //! * `request` and then one file per method: `binding`, `allocate`, `refresh`, `permission`,
 //!   `channel`; `icmp` for what comes back from the network.
 //! * `connect`: TCP allocations, whose peers are reached over connections.
-//! * [`auth`]: who may; [`alternate`]: who is sent elsewhere; [`policy`]: whereto; [`ports`]: from
-//!   which port; [`limits`]: how much.
+//! * [`realms`]: for whom; [`auth`]: who may; [`alternate`]: who is sent elsewhere; [`policy`]:
+//!   whereto; [`ports`]: from which port; [`limits`]: how much.
 //! * [`quota`]: what a user may use; [`ledger`]: what all shards use of it; `meter`: one shard's
 //!   part of it, datagram by datagram; [`session`]: what can be seen of an allocation.
 //! * [`offload`]: what a second data path, which relays by itself, says and asks; [`mirror`]: keeps
@@ -45,6 +45,7 @@ pub mod pieces;
 pub mod policy;
 pub mod ports;
 pub mod quota;
+pub mod realms;
 mod refresh;
 mod request;
 mod route;
@@ -58,7 +59,7 @@ mod timers;
 
 pub use address::{
     AllocationId, Client, ConnectionId, FiveTuple, IpFields, Link, Now, PeerAddr, Protocol,
-    RelayAddr, RelayId, Transport,
+    RealmId, RelayAddr, RelayId, Transport,
 };
 pub use effect::{
     BindFailure, Bound, ConnectFailure, Effect, Event, IcmpError, Record, Route, Stream, Traffic,
@@ -69,6 +70,7 @@ pub use meter::Lent;
 pub use mirror::{Mirror, SecondPath};
 pub use outcome::{ConnectionEnd, EndReason, Outcome, Period, Quota, Reason, Request};
 pub use quota::Quotas;
+pub use realms::{Realm, Realms};
 pub use server::{Config, Seed, Server};
 pub use session::{Session, SessionFilter};
 pub use shared::Shared;

@@ -11,6 +11,7 @@ use crate::address::{AllocationId, FiveTuple, NANOS_PER_SECOND, Now, RelayId, fa
 use crate::effect::{ChannelPath, Effect, Ended, Record};
 use crate::outcome::{ConnectionEnd, EndReason};
 use crate::policy::Verdict;
+use crate::realms::Realm;
 use crate::server::{Config, Server};
 use crate::table::{Channel, Permission, is_own};
 
@@ -137,15 +138,16 @@ impl Server {
         let Some(allocation) = self.table.get_mut(id) else {
             return;
         };
-        if !config.auth.has(&allocation.identity) {
+        let Realm { auth, policy, .. } = config.realms.get(allocation.identity.realm());
+        if !auth.has(&allocation.identity) {
             return self.end(id, EndReason::UserRemoved, now);
         }
         allocation.identity.outdate();
         let shared = Arc::clone(&self.shared);
-        let denied = |peer| !config.policy.check(peer, &shared.live);
+        let denied = |peer| !policy.check(peer, &shared.live);
         self.drop_connections(id, ConnectionEnd::PeerDenied, denied);
         self.drop_channels(id, |channel| denied(channel.peer));
-        self.drop_permissions(id, |permission| match config.policy.check_ip(permission.ip) {
+        self.drop_permissions(id, |permission| match policy.check_ip(permission.ip) {
             Verdict::Denied => true,
             Verdict::Open | Verdict::OwnPorts => false,
         });
@@ -153,10 +155,10 @@ impl Server {
             return;
         };
         for permission in &mut *allocation.permissions {
-            permission.own = is_own(config.policy.check_ip(permission.ip));
+            permission.own = is_own(policy.check_ip(permission.ip));
         }
         for channel in &mut *allocation.channels {
-            channel.own = is_own(config.policy.check_ip(channel.peer.ip()));
+            channel.own = is_own(policy.check_ip(channel.peer.ip()));
         }
         self.channels_changed(id);
     }

@@ -17,7 +17,7 @@ use core::net::IpAddr;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::address::Now;
+use crate::address::{Now, RealmId};
 use crate::bucket::Bucket;
 use crate::ledger::{
     Ask, Count, Direction, Dropped, Exchange, Grant, LIMITS, Last, Release, Report, Scope, UserId,
@@ -75,10 +75,9 @@ pub(crate) struct Meters {
     purses: Pieces<Purse>,
     free: Vec<u32>,
     by_account: BTreeMap<Arc<[u8]>, u32>,
-    realm: Shares,
+    realms: Vec<RealmShare>,
     total: Shares,
-    /// As in [`Purse`], of the realm's share and the server's.
-    realm_pockets: [u64; 2],
+    /// As in [`Purse`], of the server's share.
     total_pockets: [u64; 2],
     /// No ticket for a share that is no more is of a later generation.
     generation: u32,
@@ -104,12 +103,23 @@ pub(crate) struct Meters {
 #[repr(C, align(64))]
 struct Purse {
     epoch: u32,
+    realm: RealmId,
     spent: Option<Period>,
     /// The limit of each allocation.
     allocation: Option<Bandwidth>,
     relayed: [u64; 2],
     /// Bytes of each direction that may pass without asking the user's share.
     pockets: [u64; 2],
+}
+
+/// A shard's share of one realm's limit.
+#[derive(Default)]
+struct RealmShare {
+    shares: Shares,
+    /// As in [`Purse`].
+    pockets: [u64; 2],
+    /// Its users with allocations on this shard.
+    users: u32,
 }
 
 /// Of one limit, by direction. Most users have none.
@@ -119,10 +129,11 @@ type Shares = Option<Box<[Share]>>;
 struct User {
     shares: Shares,
     allocations: u32,
+    home: RealmId,
     id: UserId,
     account: Arc<[u8]>,
     dropped: [Dropped; LIMITS.len()],
-    /// Of [`WHOLE`]: what it counts for among the users of the realm and of the server here.
+    /// Of [`WHOLE`]: what it counts for among the users of its realm and of the server here.
     part: u32,
     /// Its places among them, by direction.
     realm: [Ticket; 2],
@@ -132,7 +143,7 @@ struct User {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Asker {
     User(u32),
-    Realm,
+    Realm(RealmId),
     Total,
 }
 
@@ -151,9 +162,8 @@ impl Meters {
             purses: Pieces::default(),
             free: Vec::new(),
             by_account: BTreeMap::new(),
-            realm: None,
+            realms: Vec::new(),
             total: None,
-            realm_pockets: [0; 2],
             total_pockets: [0; 2],
             generation: 0,
             epoch: 1,
@@ -178,20 +188,19 @@ impl Meters {
     pub(crate) fn configure(&mut self, quotas: Arc<Quotas>) {
         self.on = quotas.meters();
         let users = self.by_account.len();
-        for at in 0..2 {
-            empty_pocket(&mut self.realm, &mut self.realm_pockets[at], at);
-            empty_pocket(&mut self.total, &mut self.total_pockets[at], at);
-        }
-        for (shares, limit, asker) in [
-            (&mut self.realm, quotas.realm_bandwidth, Asker::Realm),
-            (&mut self.total, quotas.total_bandwidth, Asker::Total),
-        ] {
+        let realms = quotas.realms().max(self.realms.len());
+        self.realms.resize_with(realms, RealmShare::default);
+        self.empty_shared_pockets();
+        let of_realms = (0..).map(RealmId).zip(&mut self.realms).map(|(id, realm)| {
+            (&mut realm.shares, quotas.bandwidth_of(id), Asker::Realm(id), Scope::Realm(id))
+        });
+        let of_total = (&mut self.total, quotas.total_bandwidth, Asker::Total, Scope::Total);
+        for (shares, limit, asker, scope) in of_realms.chain([of_total]) {
             let mut returns = [None, None];
             set_limit(shares, limit, users, &mut self.generation, &mut returns);
             for (direction, report) in Direction::BOTH.into_iter().zip(returns) {
                 if let Some(report) = report {
                     self.askers.push(asker);
-                    let scope = if asker == Asker::Realm { Scope::Realm } else { Scope::Total };
                     self.exchange.asks.push(Ask::new(scope, direction, report));
                 }
             }
@@ -209,10 +218,11 @@ impl Meters {
             None => self.add(account, grant.user),
         };
         let users = self.by_account.len();
-        for shares in [&mut self.realm, &mut self.total].into_iter().flatten() {
+        let user = self.users[slot as usize].as_mut().expect("the index holds users only");
+        let realm = &mut self.realms[usize::from(user.home.0)];
+        for shares in [&mut realm.shares, &mut self.total].into_iter().flatten() {
             shares.iter_mut().for_each(|share| share.make_room(users));
         }
-        let user = self.users[slot as usize].as_mut().expect("the index holds users only");
         user.allocations += 1;
         for share in user.shares.iter_mut().flat_map(|shares| shares.iter_mut()) {
             share.make_room(user.allocations as usize);
@@ -249,6 +259,7 @@ impl Meters {
         let account = Arc::clone(&user.account);
         let last = Some(Last { account, count: user.count(purse), unspent });
         self.by_account.remove(&user.account);
+        self.realms[usize::from(user.home.0)].users -= 1;
         *entry = None;
         self.free.push(meter.user);
         self.shrink();
@@ -297,9 +308,10 @@ impl Meters {
         if !self.on {
             return usize::MAX;
         }
+        let user = self.users.get(meter.user as usize).and_then(Option::as_ref);
         let shares = [
-            self.users.get(meter.user as usize).and_then(Option::as_ref).map(|user| &user.shares),
-            Some(&self.realm),
+            user.map(|user| &user.shares),
+            user.map(|user| &self.realms[usize::from(user.home.0)].shares),
             Some(&self.total),
         ];
         let shared = shares.into_iter().flatten().flatten().map(|shares| shares[0].limit());
@@ -325,8 +337,8 @@ impl Meters {
         if purse.allocation.is_some_and(|limit| !meter.buckets[at].has(&limit, len, now_ns)) {
             return Admission::Drop(Reason::AllocationBandwidth);
         }
-        let pockets =
-            [&mut purse.pockets[at], &mut self.realm_pockets[at], &mut self.total_pockets[at]];
+        let realm = &mut self.realms[usize::from(purse.realm.0)];
+        let pockets = [&mut purse.pockets[at], &mut realm.pockets[at], &mut self.total_pockets[at]];
         let enough = pockets.iter().all(|pocket| **pocket >= len);
         if enough {
             pockets.into_iter().for_each(|pocket| *pocket -= len);
@@ -365,19 +377,20 @@ impl Meters {
         let at = direction.index();
         self.empty_pockets(meter.user, at);
         let Some(user) = user(&mut self.users, meter.user) else { return Admission::Pass };
+        let realm = &mut self.realms[usize::from(user.home.0)];
         let verdict = |share: Option<&mut Box<[Share]>>, ticket: &mut Ticket, part: u32| {
             share.map_or(Verdict::Pass, |shares| shares[at].check(ticket, part, len, now_ns))
         };
         let verdicts = [
             verdict(user.shares.as_mut(), &mut meter.tickets[at], WHOLE),
-            verdict(self.realm.as_mut(), &mut user.realm[at], user.part),
+            verdict(realm.shares.as_mut(), &mut user.realm[at], user.part),
             verdict(self.total.as_mut(), &mut user.total[at], user.part),
         ];
         if verdicts == [Verdict::Pass; 3] {
             let purse = &mut self.purses[meter.user as usize];
             for (shares, ticket, pocket) in [
                 (&mut user.shares, meter.tickets[at], &mut purse.pockets[at]),
-                (&mut self.realm, user.realm[at], &mut self.realm_pockets[at]),
+                (&mut realm.shares, user.realm[at], &mut realm.pockets[at]),
                 (&mut self.total, user.total[at], &mut self.total_pockets[at]),
             ] {
                 *pocket = shares.as_mut().map_or(u64::MAX, |shares| {
@@ -402,9 +415,20 @@ impl Meters {
             (user(&mut self.users, slot), self.purses.get_mut(slot as usize))
         {
             empty_pocket(&mut user.shares, &mut purse.pockets[at], at);
+            let realm = &mut self.realms[usize::from(user.home.0)];
+            empty_pocket(&mut realm.shares, &mut realm.pockets[at], at);
         }
-        empty_pocket(&mut self.realm, &mut self.realm_pockets[at], at);
         empty_pocket(&mut self.total, &mut self.total_pockets[at], at);
+    }
+
+    /// The same for the shares of all realms and of the server.
+    fn empty_shared_pockets(&mut self) {
+        for at in 0..2 {
+            for realm in &mut self.realms {
+                empty_pocket(&mut realm.shares, &mut realm.pockets[at], at);
+            }
+            empty_pocket(&mut self.total, &mut self.total_pockets[at], at);
+        }
     }
 
     /// Counts what a limit stopped.
@@ -429,9 +453,9 @@ impl Meters {
                 (Asker::User(slot), Scope::User(id)) => user(&mut self.users, slot)
                     .filter(|user| user.id == id)
                     .and_then(|user| user.shares.as_mut()),
-                (Asker::Realm, _) => self.realm.as_mut(),
+                (Asker::Realm(id), _) => self.realms[usize::from(id.0)].shares.as_mut(),
                 (Asker::Total, _) => self.total.as_mut(),
-                (Asker::User(_), Scope::Realm | Scope::Total) => None,
+                (Asker::User(_), Scope::Realm(_) | Scope::Total) => None,
             };
             if let Some(shares) = shares {
                 shares[ask.direction.index()].answered(&ask.report, ask.answer, now_ns);
@@ -458,9 +482,11 @@ impl Meters {
     ) {
         let users = self.by_account.len() as u32;
         let Some(user) = user(&mut self.users, slot) else { return };
+        let id = user.home;
+        let realm = &mut self.realms[usize::from(id.0)];
         let all = [
             (Asker::User(slot), Scope::User(user.id), user.shares.as_mut(), user.allocations),
-            (Asker::Realm, Scope::Realm, self.realm.as_mut(), users),
+            (Asker::Realm(id), Scope::Realm(id), realm.shares.as_mut(), realm.users),
             (Asker::Total, Scope::Total, self.total.as_mut(), users),
         ];
         for ((asker, scope, shares, members), verdict) in all.into_iter().zip(verdicts) {
@@ -483,7 +509,8 @@ impl Meters {
             if self.exchange.asks.is_empty() {
                 self.judging = None;
             }
-            if self.realm.is_none() && self.total.is_none() {
+            let shares = self.realms.iter().map(|realm| &realm.shares).chain([&self.total]);
+            if shares.flatten().next().is_none() {
                 self.due_ns = None;
             }
         }
@@ -496,11 +523,14 @@ impl Meters {
             (self.users.len() - 1) as u32
         });
         let limits = *self.quotas.of(account);
+        let home = self.quotas.realm_of(account);
+        self.realms[usize::from(home.0)].users += 1;
         let mut shares = None;
         set_limit(&mut shares, limits.bandwidth, 1, &mut self.generation, &mut [None, None]);
         self.users[slot as usize] = Some(User {
             shares,
             allocations: 0,
+            home,
             id,
             account: Arc::clone(account),
             dropped: [Dropped::default(); LIMITS.len()],
@@ -509,7 +539,7 @@ impl Meters {
             total: [Ticket::default(); 2],
         });
         let allocation = limits.bandwidth_per_allocation;
-        self.purses[slot as usize] = Purse { allocation, ..Purse::default() };
+        self.purses[slot as usize] = Purse { allocation, realm: home, ..Purse::default() };
         self.by_account.insert(Arc::clone(account), slot);
         // Datagrams find room in these lists.
         let lists = [&mut self.touched, &mut self.settling, &mut self.watched, &mut self.resting];

@@ -63,8 +63,9 @@ impl Server {
     /// Whether an allocation may reach a peer at all: family, then policy. Gives the address to
     /// use, which is the local one where the client named one of our external addresses.
     pub(crate) fn judge(&self, id: AllocationId, peer: PeerAddr) -> Result<PeerAddr, Outcome> {
-        let peer = self.config.policy.to_local(peer);
         let allocation = self.table.get(id).ok_or(Outcome::AllocationMismatch)?;
+        let policy = &self.config.realms.get(allocation.identity.realm()).policy;
+        let peer = policy.to_local(peer);
         //= rfc8656#section-10.2
         //# If an XOR-PEER-ADDRESS attribute contains an address of an address family that is not the
         //# same as that of a relayed transport address for the allocation, the server MUST generate
@@ -72,7 +73,7 @@ impl Server {
         if allocation.relay(peer.family()).is_none() {
             return Err(Outcome::FamilyMismatch);
         }
-        match self.config.policy.check_ip(peer.ip()) {
+        match policy.check_ip(peer.ip()) {
             //= rfc8656#section-10.2
             //# The server MAY impose restrictions on the IP address allowed in the XOR-PEER-ADDRESS
             //# attribute; if a value is not allowed, the server rejects the request with a 403
@@ -101,8 +102,9 @@ impl Server {
         if allocation.permissions.len() + added > limit {
             return Err(Outcome::InsufficientCapacity);
         }
+        let policy = &config.realms.get(allocation.identity.realm()).policy;
         for &ip in ips {
-            let own = is_own(config.policy.check_ip(ip));
+            let own = is_own(policy.check_ip(ip));
             let expires_ns = now.after_s(PERMISSION_LIFETIME_S);
             let is_new = allocation.permit(Permission { ip, expires_ns, own });
             self.stats.permissions += u64::from(is_new);

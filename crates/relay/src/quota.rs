@@ -6,6 +6,8 @@ use core::net::IpAddr;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::address::RealmId;
+
 /// A rate of payload bytes, and how many may pass at once. Each direction has its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bandwidth {
@@ -80,19 +82,51 @@ impl PrefixLimit {
     }
 }
 
-/// Every limit of a realm and its users. Replaced as a whole when the configuration or the table
+/// Whom something is counted for: a user's name, of one realm. A name has no NUL in it (OpaqueString
+/// allows none); behind one stands the realm, unless it is the first. Read it with [`split`].
+pub fn account(name: &[u8], realm: Option<&[u8]>) -> Arc<[u8]> {
+    match realm {
+        None => Arc::from(name),
+        Some(realm) => Arc::from([name, &[0], realm].concat()),
+    }
+}
+
+/// The name that an account was made of, and its realm if that is not the first.
+pub fn split(account: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match account.iter().position(|byte| *byte == 0) {
+        None => (account, None),
+        Some(nul) => (&account[..nul], Some(&account[nul + 1..])),
+    }
+}
+
+/// What the users of one more realm may use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RealmQuotas {
+    /// Its name.
+    pub name: Arc<[u8]>,
+    /// For users that [`Quotas::users`] does not name.
+    pub default: UserLimits,
+    /// Allocations of the realm at a time.
+    pub allocations: Option<u32>,
+    /// The whole realm, each direction.
+    pub bandwidth: Option<Bandwidth>,
+}
+
+/// Every limit of the realms and their users. Replaced as a whole when the configuration or the table
 /// of users changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Quotas {
-    /// For users that `users` does not name.
+    /// For users of the first realm that `users` does not name.
     pub default: UserLimits,
     /// Users with limits of their own, complete: nothing is taken from `default` any more. The
-    /// keys have been through OpaqueString.
+    /// keys are accounts, of names that have been through OpaqueString.
     pub users: BTreeMap<Arc<[u8]>, UserLimits>,
-    /// Allocations of the realm at a time.
+    /// Allocations of the first realm at a time.
     pub realm_allocations: Option<u32>,
-    /// The whole realm, each direction.
+    /// The whole first realm, each direction.
     pub realm_bandwidth: Option<Bandwidth>,
+    /// The other realms, in the order of their numbers.
+    pub others: Vec<RealmQuotas>,
     /// The whole server, each direction.
     pub total_bandwidth: Option<Bandwidth>,
     /// Allocations per client address prefix.
@@ -106,7 +140,36 @@ pub struct Quotas {
 impl Quotas {
     /// What a user may use.
     pub fn of(&self, account: &[u8]) -> &UserLimits {
-        self.users.get(account).unwrap_or(&self.default)
+        self.users.get(account).unwrap_or_else(|| match self.other(self.realm_of(account)) {
+            None => &self.default,
+            Some(other) => &other.default,
+        })
+    }
+
+    /// The realm that an account belongs to; of a realm that is not there, the first.
+    pub fn realm_of(&self, account: &[u8]) -> RealmId {
+        let (_, Some(realm)) = split(account) else { return RealmId::FIRST };
+        let place = self.others.iter().position(|other| *other.name == *realm);
+        place.and_then(|place| u16::try_from(place + 1).ok()).map_or(RealmId::FIRST, RealmId)
+    }
+
+    /// How many realms there are.
+    pub fn realms(&self) -> usize {
+        1 + self.others.len()
+    }
+
+    /// Allocations of a realm at a time.
+    pub fn allocations_of(&self, realm: RealmId) -> Option<u32> {
+        self.other(realm).map_or(self.realm_allocations, |other| other.allocations)
+    }
+
+    /// A whole realm, each direction.
+    pub fn bandwidth_of(&self, realm: RealmId) -> Option<Bandwidth> {
+        self.other(realm).map_or(self.realm_bandwidth, |other| other.bandwidth)
+    }
+
+    fn other(&self, realm: RealmId) -> Option<&RealmQuotas> {
+        self.others.get(usize::from(realm.0).checked_sub(1)?)
     }
 
     /// Whether there is anything at all to keep count of for a relayed datagram.
@@ -122,6 +185,7 @@ impl Quotas {
             || self.realm_bandwidth.is_some()
             || self.total_bandwidth.is_some()
             || metered(&self.default)
+            || self.others.iter().any(|it| it.bandwidth.is_some() || metered(&it.default))
             || self.users.values().any(metered)
     }
 }

@@ -11,11 +11,12 @@ use turnway_wire::{
     TransactionId, UnknownAttributes, code,
 };
 
-use crate::address::{AllocationId, Client, Now};
+use crate::address::{AllocationId, Client, Now, RealmId};
 use crate::auth::{Identity, Refusal};
 use crate::effect::{AuthFailed, Effect, Record};
 use crate::limits::{AMPLIFICATION_MAX, AUTH_RECORDS_PER_SECOND};
 use crate::outcome::{AuthFailure, Outcome, Reason, Request};
+use crate::realms::Asked;
 use crate::server::Server;
 use crate::stats::auth_failure_index;
 
@@ -33,6 +34,8 @@ pub(crate) struct Answer {
     pub(crate) method: Method,
     pub(crate) transaction: TransactionId,
     pub(crate) fingerprint: bool,
+    /// Whose credentials an unauthenticated client is asked for.
+    pub(crate) realm: RealmId,
     /// Signs the response; `None` while the client is unauthenticated.
     pub(crate) key: Option<IntegrityKey>,
 }
@@ -45,6 +48,7 @@ impl Answer {
             method: msg.method(),
             transaction: msg.transaction_id(),
             fingerprint: msg.has_fingerprint(),
+            realm: client.realm,
             key: None,
         }
     }
@@ -110,7 +114,13 @@ impl Server {
         // Whoever may no longer use the relay may still say that he is gone.
         let leaving =
             answer.request == Request::Refresh && msg.get::<Lifetime>() == Ok(Some(Lifetime(0)));
-        let checked = self.config.auth.check(&msg, tuple.client, now.unix_s, known, leaving);
+        let held = known.map(Identity::realm);
+        let Asked { shown, wanted } = self.config.realms.asked(&msg, answer.client.realm, held);
+        let answer = Answer { realm: wanted, ..answer };
+        // What proved somebody in one realm proves nothing in another.
+        let known = known.filter(|known| known.realm() == shown);
+        let auth = &self.config.realms.get(shown).auth;
+        let checked = auth.check(&msg, tuple.client, now.unix_s, known, leaving);
         let fresh = match checked {
             Ok(fresh) => fresh,
             Err(refusal) => return self.refuse(&msg, &answer, refusal, now, out),
@@ -249,7 +259,7 @@ impl Server {
         let written = answer.write(out, Class::Error, |builder| {
             builder.add(&ErrorCode { code: code_of(outcome), reason: b"" })?;
             if challenged {
-                config.auth.add_challenge(builder, client, now.unix_s)?;
+                config.realms.get(answer.realm).auth.add_challenge(builder, client, now.unix_s)?;
             }
             Ok(())
         });

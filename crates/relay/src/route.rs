@@ -85,7 +85,8 @@ impl Server {
         if channel.deadline_ns <= now.mono_ns {
             return Err(why_expired(allocation, channel.peer, now));
         }
-        if channel.own && !self.config.policy.check(channel.peer, &self.shared.live) {
+        let realm = || self.config.realms.get(allocation.identity.realm());
+        if channel.own && !realm().policy.check(channel.peer, &self.shared.live) {
             return Err(Reason::PeerDenied);
         }
         let ip = outgoing(ip)?;
@@ -132,12 +133,13 @@ impl Server {
         else {
             return Err(Reason::Malformed);
         };
-        let peer = self.config.policy.to_local(PeerAddr::new(peer));
         let allocation = self.table.get_mut(id).ok_or(Reason::NoAllocation)?;
         match allocation.protocol() {
             Protocol::Udp => {}
             Protocol::Tcp => return Err(Reason::Unexpected),
         }
+        let policy = &self.config.realms.get(allocation.identity.realm()).policy;
+        let peer = policy.to_local(PeerAddr::new(peer));
         let relay = allocation.relay(peer.family()).ok_or(Reason::FamilyMismatch)?;
         if relay.expires_ns <= now.mono_ns {
             return Err(Reason::Expired);
@@ -148,7 +150,7 @@ impl Server {
             .permission(peer.ip())
             .filter(|permission| permission.expires_ns > now.mono_ns)
             .ok_or(Reason::NoPermission)?;
-        let denied = permission.own && !self.config.policy.check(peer, &self.shared.live);
+        let denied = permission.own && !policy.check(peer, &self.shared.live);
         if denied || peer.port() == 0 {
             return Err(Reason::PeerDenied);
         }
@@ -204,7 +206,8 @@ impl Server {
                     .own
             }
         };
-        if own && !self.config.policy.check(from, &self.shared.live) {
+        let realm = || self.config.realms.get(allocation.identity.realm());
+        if own && !realm().policy.check(from, &self.shared.live) {
             return Err(Reason::PeerDenied);
         }
         let ip = outgoing(ip)?;
@@ -219,7 +222,7 @@ impl Server {
                 (Prefix::channel(channel.number, len as u16), pad)
             }
             None => {
-                let peer = self.config.policy.to_external(from);
+                let peer = realm().policy.to_external(from);
                 (Prefix::data(peer.socket(), len as u16, transaction), padding(len))
             }
         };

@@ -9,18 +9,17 @@ use std::sync::Arc;
 
 use turnway_wire::{Family, TransactionId};
 
-use crate::address::{FiveTuple, Now};
+use crate::address::{FiveTuple, Now, RealmId};
 use crate::allocate::Pending;
 use crate::alternate::Selection;
-use crate::auth::Auth;
 use crate::connections::Connections;
 use crate::effect::{Effect, Event, Record, VolumeSpent};
 use crate::ledger::Exchange;
 use crate::limits::Limits;
 use crate::meter::Meters;
 use crate::outcome::EndReason;
-use crate::policy::Policy;
 use crate::quota::Quotas;
+use crate::realms::Realms;
 use crate::shared::Shared;
 use crate::stats::Stats;
 use crate::table::{Table, Window};
@@ -29,10 +28,8 @@ use crate::timers::Timers;
 /// What all shards are configured with. Replaced as a whole by [`Event::Configure`].
 #[derive(Debug)]
 pub struct Config {
-    /// Who may use the relay.
-    pub auth: Auth,
-    /// Which peers may be reached.
-    pub policy: Policy,
+    /// Who may use the relay, and which peers they may reach.
+    pub realms: Realms,
     /// What bounds a server.
     pub limits: Limits,
     /// Which other servers clients are sent to.
@@ -201,6 +198,11 @@ impl Server {
     /// What was counted so far.
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// The realm whose clients connect by this server name (SNI), over TLS or DTLS.
+    pub fn realm_of(&self, server_name: &str) -> Option<RealmId> {
+        self.config.realms.of_server_name(server_name)
     }
 
     /// Allocations now.

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::Checks;
 use crate::config::raw::{RawAdmin, RawAuth, RawUser};
+use crate::config::secret::Secrets;
 use crate::config::units::Span;
 use crate::config::{Auth, Credential, Secret, User, read_file};
 
@@ -70,14 +71,23 @@ impl Checks<'_> {
     }
 
     fn rest_secrets(&mut self, raw: &RawAuth) -> Vec<Secret> {
+        self.secrets(&raw.rest_secrets, &raw.rest_secrets_file)
+    }
+
+    /// Secrets from the file and from one of their own.
+    pub(super) fn secrets(
+        &mut self,
+        list: &Option<Spanned<Secrets>>,
+        file: &Option<Spanned<PathBuf>>,
+    ) -> Vec<Secret> {
         let mut secrets = Vec::new();
-        if let Some(list) = &raw.rest_secrets {
+        if let Some(list) = list {
             for entry in &list.get_ref().0 {
                 self.strength(entry.span(), entry.get_ref());
                 secrets.push(entry.get_ref().clone());
             }
         }
-        if let Some(path) = &raw.rest_secrets_file
+        if let Some(path) = file
             && let Some(text) = self.secret_file(path)
         {
             let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -86,7 +96,7 @@ impl Checks<'_> {
                 secrets.push(secret);
             }
         }
-        let span = span_of(&raw.rest_secrets).or(span_of(&raw.rest_secrets_file));
+        let span = span_of(list).or(span_of(file));
         if secrets.len() > MAX_REST_SECRETS {
             let message = format!(
                 "{} secrets are too many; each is tried for each user, so remove old ones until \
@@ -154,8 +164,10 @@ impl Checks<'_> {
                 );
                 continue;
             };
+            let realm = table.get_ref().realm.as_ref().map(|realm| realm.get_ref().clone());
             if users
                 .iter()
+                .filter(|user| user.realm == realm)
                 .any(|user| opaque_string(user.name.as_bytes()) == Some(prepared.clone()))
             {
                 self.error(
@@ -165,14 +177,14 @@ impl Checks<'_> {
                 continue;
             }
             if let Some(credential) = self.credential(table, text) {
-                users.push(User { name: text.clone(), credential });
+                users.push(User { name: text.clone(), realm, credential });
             }
         }
         users
     }
 
     fn credential(&mut self, table: &Spanned<RawUser>, name: &str) -> Option<Credential> {
-        let RawUser { name: _, password, password_file, key } = table.get_ref();
+        let RawUser { name: _, realm: _, password, password_file, key } = table.get_ref();
         match (password, password_file, key) {
             (Some(password), None, None) => {
                 self.password(password.span(), password.get_ref().clone())

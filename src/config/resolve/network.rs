@@ -46,7 +46,7 @@ impl Checks<'_> {
         }
         let mut listeners: Vec<Spanned<Listen>> = Vec::new();
         for table in raw {
-            let RawListen { transport, address, proxy_protocol } = table.get_ref();
+            let RawListen { transport, address, proxy_protocol, realm } = table.get_ref();
             let Some(transport) = transport else {
                 self.error(table.span(), "`transport` is missing; write transport = \"udp\"");
                 continue;
@@ -60,7 +60,8 @@ impl Checks<'_> {
             };
             let transport = *transport.get_ref();
             let proxies = self.proxies(transport, proxy_protocol);
-            let listener = Listen { transport, address: parsed, proxies };
+            let realm = realm.as_ref().map(|realm| realm.get_ref().clone());
+            let listener = Listen { transport, address: parsed, proxies, realm };
             if let Some(other) = listeners.iter().find(|other| overlap(other.get_ref(), &listener))
             {
                 let Listen { transport: by, address: other, .. } = other.get_ref();

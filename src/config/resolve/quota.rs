@@ -82,14 +82,6 @@ impl Checks<'_> {
                 continue;
             };
             if name.get_ref() != realm {
-                self.error(
-                    name.span(),
-                    format!(
-                        "\"{}\" is not the realm, which is \"{realm}\", and this version has only \
-                         one; write name = \"{realm}\" or remove the table",
-                        name.get_ref()
-                    ),
-                );
                 continue;
             }
             if found {

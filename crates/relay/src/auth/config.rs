@@ -4,8 +4,12 @@ use core::fmt;
 
 use zeroize::Zeroizing;
 
+use crate::address::RealmId;
+
 /// Who may use the server, and how it asks.
 pub struct AuthConfig {
+    /// The number of the realm.
+    pub id: RealmId,
     /// The realm: fewer than 128 characters, no `"` and no `\`. RFC 8489 recommends the domain
     /// name of the provider.
     pub realm: String,

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use turnway_wire::{IntegrityKey, Message, PasswordAlgorithm};
 
 use super::Scheme;
+use crate::address::RealmId;
 
 /// A client that has proved who it is: what its allocation keeps.
 #[derive(Clone)]
 pub struct Identity {
+    pub(super) realm: RealmId,
     pub(super) user: Arc<[u8]>,
     pub(super) account: Arc<[u8]>,
     pub(super) expires_unix: Option<u64>,
@@ -32,6 +34,11 @@ pub(super) enum Proof {
 }
 
 impl Identity {
+    /// The realm in which it was proved.
+    pub fn realm(&self) -> RealmId {
+        self.realm
+    }
+
     /// The user name, after OpaqueString; of the bearer of an access token, the identifier of the
     /// key that the token was made with.
     pub fn user(&self) -> &Arc<[u8]> {
@@ -39,7 +46,8 @@ impl Identity {
     }
 
     /// Who it is behind time-limited names: the part that is not the timestamp. A static user's
-    /// name, a bare timestamp and the identifier of a token's key stand for themselves.
+    /// name, a bare timestamp and the identifier of a token's key stand for themselves. The same
+    /// name in another realm is another account.
     pub fn account(&self) -> &Arc<[u8]> {
         &self.account
     }
@@ -82,14 +90,16 @@ impl Identity {
         self.current = self.is_bearer();
     }
 
-    /// Whether both have the same user name (RFC 8656 section 5: else 441), and it means the same.
+    /// Whether both have the same user name (RFC 8656 section 5: else 441), and it means the same:
+    /// in another realm it is another's.
     /// Of bearers the name is but a key's, and the next token may be made with the next key.
     pub fn same_user(&self, other: &Self) -> bool {
-        match (self.is_bearer(), other.is_bearer()) {
+        let proved_alike = match (self.is_bearer(), other.is_bearer()) {
             (true, true) => true,
             (false, false) => self.user == other.user,
             (true, false) | (false, true) => false,
-        }
+        };
+        self.realm == other.realm && proved_alike
     }
 
     /// This identity for an allocation that `before` has had so far, and that stays counted for

@@ -36,8 +36,10 @@ use turnway_wire::{
 };
 use zeroize::Zeroizing;
 
+use crate::address::RealmId;
 use crate::limits::SHORTEST_ALLOCATE_ANSWER_MAX;
 use crate::outcome::AuthFailure;
+use crate::quota;
 
 pub use config::{
     AuthConfig, AuthConfigError, OAuthConfig, OAuthKey, OAuthSecret, StaticUser, UserCredential,
@@ -62,7 +64,8 @@ const REALM_MAX: usize = 127;
 ///
 /// Secrets and keys are overwritten when it is dropped, and never shown by `Debug`.
 pub struct Auth {
-    realm: Box<[u8]>,
+    id: RealmId,
+    realm: Arc<[u8]>,
     /// What PASSWORD-ALGORITHMS lists, best first; empty: it is not sent.
     offered: Vec<PasswordAlgorithm>,
     /// The value of PASSWORD-ALGORITHMS with that list.
@@ -120,12 +123,18 @@ impl Auth {
         let nonces =
             Nonces::new(&nonce_secret, config.nonce_lifetime_s, &realm, features, &offered_value);
         let enforce_expiry = config.enforce_expiry;
-        Ok(Self { realm, offered, offered_value, nonces, users, rest, tokens, enforce_expiry })
+        let (id, realm) = (config.id, Arc::from(realm));
+        Ok(Self { id, realm, offered, offered_value, nonces, users, rest, tokens, enforce_expiry })
     }
 
     /// The realm, after OpaqueString.
-    pub fn realm(&self) -> &[u8] {
+    pub fn realm(&self) -> &Arc<[u8]> {
         &self.realm
+    }
+
+    /// The account of a name in this realm.
+    fn account(&self, name: &[u8]) -> Arc<[u8]> {
+        quota::account(name, (self.id != RealmId::FIRST).then_some(&*self.realm))
     }
 
     /// Adds what 401 and 438 carry: REALM, NONCE and, where they are offered, PASSWORD-ALGORITHMS
@@ -258,10 +267,10 @@ impl Auth {
             .integrity()
             .and_then(|algorithm| session.keys(algorithm).find(|key| msg.verify(key)))
             .ok_or(AuthFailure::WrongKey)?;
-        let user: Arc<[u8]> = Arc::from(&*kid);
         Ok(Identity {
-            account: Arc::clone(&user),
-            user,
+            realm: self.id,
+            account: self.account(&kid),
+            user: Arc::from(&*kid),
             expires_unix: Some(session.expires_unix),
             proof: Proof::Token { lifetime_s: session.lifetime_s },
             //= rfc7635#section-7
@@ -359,8 +368,13 @@ impl Auth {
                 return Err(AuthFailure::WrongKey);
             };
             let key = scheme.signed_by(msg, key).ok_or(AuthFailure::WrongKey)?;
-            let (user, account) = (Arc::clone(user), Arc::clone(user));
+            let account = match self.id {
+                RealmId::FIRST => Arc::clone(user),
+                RealmId(_) => self.account(user),
+            };
+            let user = Arc::clone(user);
             return Ok(Identity {
+                realm: self.id,
                 user,
                 account,
                 expires_unix: None,
@@ -379,9 +393,10 @@ impl Auth {
         let expires_unix = Some(timed.expires_unix);
         deadline.check(expires_unix)?;
         let key = self.rest_key(msg, scheme, name).ok_or(AuthFailure::WrongKey)?;
-        let (user, account) = (Arc::from(name), Arc::from(timed.account));
+        let (user, account) = (Arc::from(name), self.account(timed.account));
         let proof = Proof::Password(password);
-        Ok(Identity { user, account, expires_unix, proof, key, current: true })
+        let realm = self.id;
+        Ok(Identity { realm, user, account, expires_unix, proof, key, current: true })
     }
 
     /// The name a request claims, after OpaqueString; `None` if it cannot be a user's.

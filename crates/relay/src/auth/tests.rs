@@ -45,6 +45,7 @@ fn key(algorithm: PasswordAlgorithm, name: &str, password: &str) -> Vec<u8> {
 
 fn config(users: Vec<StaticUser>, secrets: &[&str]) -> AuthConfig {
     AuthConfig {
+        id: RealmId::FIRST,
         realm: REALM.into(),
         users,
         users_elsewhere: false,

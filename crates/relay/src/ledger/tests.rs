@@ -11,7 +11,8 @@ impl Ledger {
     pub(crate) fn check_sums(&self) -> Vec<(Bandwidth, u64)> {
         let users = self.users.iter().filter_map(|slot| slot.user.as_ref());
         let users = users.filter_map(|user| user.bandwidth.as_ref());
-        let all = users.chain(&self.realm).chain(&self.total).flatten();
+        let realms = self.realms.iter().filter_map(|realm| realm.bandwidth.as_ref());
+        let all = users.chain(realms).chain(&self.total).flatten();
         all.map(|divider| (divider.limit(), divider.unspent())).collect()
     }
 }

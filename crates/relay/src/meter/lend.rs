@@ -46,7 +46,8 @@ impl Meters {
     pub(crate) fn chunk(&self, meter: &Meter) -> Option<u64> {
         let purse = self.purses.get(meter.user as usize)?;
         let user = self.users[meter.user as usize].as_ref()?;
-        let shares = [&user.shares, &self.realm, &self.total];
+        let realm = &self.realms[usize::from(user.home.0)];
+        let shares = [&user.shares, &realm.shares, &self.total];
         let limits = shares.into_iter().flatten().map(|shares| shares[0].limit());
         let chunk = |limit: Bandwidth| {
             let chunk = (limit.bytes_per_second / CHUNKS_PER_SECOND).max(CHUNK_LEAST);
@@ -91,9 +92,10 @@ impl Meters {
         if let Some(limit) = &purse.allocation {
             meter.buckets[at].put_back(limit, bytes);
         }
+        let realm = &mut self.realms[usize::from(user.home.0)];
         for (shares, pocket) in [
             (&mut user.shares, &mut purse.pockets[at]),
-            (&mut self.realm, &mut self.realm_pockets[at]),
+            (&mut realm.shares, &mut realm.pockets[at]),
             (&mut self.total, &mut self.total_pockets[at]),
         ] {
             if shares.is_some() {

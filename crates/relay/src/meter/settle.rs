@@ -2,6 +2,7 @@
 //! dropped, and leases that nobody uses any more; and how users are judged by new quotas.
 
 use super::{Asker, Meters, SETTLE_NS, Share, USERS_PER_EXCHANGE, empty_pocket, set_limit, user};
+use crate::address::RealmId;
 use crate::ledger::{Ask, Direction, Scope};
 
 impl Meters {
@@ -27,10 +28,8 @@ impl Meters {
             self.epoch = self.epoch.wrapping_add(1);
             core::mem::swap(&mut self.settling, &mut self.touched);
             core::mem::swap(&mut self.resting, &mut self.watched);
-            for (asker, scope) in [(Asker::Realm, Scope::Realm), (Asker::Total, Scope::Total)] {
-                if self.settling.is_empty() {
-                    self.let_all_go(asker, scope);
-                }
+            if self.settling.is_empty() {
+                self.let_all_go();
             }
         }
         for _ in 0..USERS_PER_EXCHANGE {
@@ -49,7 +48,8 @@ impl Meters {
         }
         if self.settling.is_empty() && self.resting.is_empty() {
             let more = !self.touched.is_empty() || !self.watched.is_empty();
-            let leased = [&self.realm, &self.total].into_iter().flatten().flatten();
+            let realms = self.realms.iter().map(|realm| &realm.shares);
+            let leased = realms.chain([&self.total]).flatten().flatten();
             let more = more || leased.map(Share::unspent).any(|unspent| unspent > 0);
             self.due_ns = more.then_some(now_ns + SETTLE_NS);
         }
@@ -73,16 +73,19 @@ impl Meters {
         }
     }
 
-    fn let_all_go(&mut self, asker: Asker, scope: Scope) {
-        for at in 0..2 {
-            empty_pocket(&mut self.realm, &mut self.realm_pockets[at], at);
-            empty_pocket(&mut self.total, &mut self.total_pockets[at], at);
-        }
-        let shares = if asker == Asker::Realm { &mut self.realm } else { &mut self.total };
-        for (direction, share) in Direction::BOTH.into_iter().zip(shares.iter_mut().flatten()) {
-            let report = share.give_back();
-            self.askers.push(asker);
-            self.exchange.asks.push(Ask::new(scope, direction, report));
+    /// Gives back what was leased of the realms and the server.
+    fn let_all_go(&mut self) {
+        self.empty_shared_pockets();
+        let realms = (0..).map(RealmId).zip(&mut self.realms);
+        let realms =
+            realms.map(|(id, realm)| (Asker::Realm(id), Scope::Realm(id), &mut realm.shares));
+        for (asker, scope, shares) in realms.chain([(Asker::Total, Scope::Total, &mut self.total)])
+        {
+            for (direction, share) in Direction::BOTH.into_iter().zip(shares.iter_mut().flatten()) {
+                let report = share.give_back();
+                self.askers.push(asker);
+                self.exchange.asks.push(Ask::new(scope, direction, report));
+            }
         }
     }
 

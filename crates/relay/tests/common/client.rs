@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use turnway_relay::{Client, Event, FiveTuple, IpFields, Link, Reason, Route, Transport};
+use turnway_relay::{Client, Event, FiveTuple, IpFields, Link, RealmId, Reason, Route, Transport};
 use turnway_wire::{
     AddressErrorCode, AttributeType, Builder, ChannelNumber, Class, Data, Encode, ErrorCode,
     Family, IntegrityAlgorithm, IntegrityKey, Lifetime, LongTermKey, Message, Method, Nonce,
@@ -100,6 +100,7 @@ impl TestClient {
             at: Client {
                 tuple: FiveTuple { transport: Transport::Udp, client, server: addr(server) },
                 link: Link(u32::from(client.port())),
+                realm: RealmId::FIRST,
             },
             user: "alice".into(),
             password: "sesame".into(),

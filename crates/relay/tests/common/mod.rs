@@ -23,8 +23,8 @@ use turnway_relay::ports::{Parity, PortPool};
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
 use turnway_relay::{
     AllocationId, BindFailure, Bound, Client, Config, ConnectionId, Direction, Effect, Event,
-    IcmpError, IpFields, Ledger, Mirror, Now, Protocol, Quotas, Reason, Record, RelayAddr, RelayId,
-    Route, Seed, Server, Shared, Stats, Want,
+    IcmpError, IpFields, Ledger, Mirror, Now, Protocol, Quotas, Realm, RealmId, Realms, Reason,
+    Record, RelayAddr, RelayId, Route, Seed, Server, Shared, Stats, Want,
 };
 use turnway_wire::{ChannelData, Data, Family, Message, Method, XorPeerAddress};
 
@@ -52,10 +52,20 @@ pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
+/// A realm beside the first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Other {
+    pub(crate) name: &'static str,
+    pub(crate) users: Vec<(&'static str, &'static str)>,
+    pub(crate) deny: Vec<&'static str>,
+    pub(crate) origins: Vec<&'static str>,
+}
+
 /// How a world is made.
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) realm: String,
+    pub(crate) realms: Vec<Other>,
     pub(crate) users: Vec<(&'static str, &'static str)>,
     pub(crate) rest_secrets: Vec<&'static str>,
     pub(crate) enforce_expiry: bool,
@@ -82,6 +92,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             realm: "example.org".into(),
+            realms: Vec::new(),
             users: vec![("alice", "sesame"), ("bob", "hunter2")],
             rest_secrets: Vec::new(),
             enforce_expiry: true,
@@ -132,13 +143,33 @@ fn oauth() -> OAuthConfig {
 
 impl Settings {
     pub(crate) fn config(&self) -> Arc<Config> {
+        let others = self.realms.iter().zip(1..).map(|(other, number)| Realm {
+            auth: self.auth(RealmId(number), other.name, &other.users),
+            policy: self.policy(&other.deny),
+            origins: other.origins.iter().map(ToString::to_string).collect(),
+            server_names: Vec::new(),
+        });
+        let first = self.auth(RealmId::FIRST, &self.realm, &self.users);
+        let first = Realm::new(first, self.policy(&self.deny));
+        Arc::new(Config {
+            realms: Realms::new(first, others.collect()),
+            limits: self.limits.clone(),
+            alternates: self.alternates.clone(),
+            quotas: Arc::new(self.quotas.clone()),
+            v4: self.v4,
+            v6: self.v6,
+        })
+    }
+
+    fn auth(&self, id: RealmId, realm: &str, users: &[(&'static str, &'static str)]) -> Auth {
         let user = |&(name, password): &(&str, &str)| StaticUser {
             name: name.into(),
             credential: UserCredential::Password(password.into()),
         };
         let auth = AuthConfig {
-            realm: self.realm.clone(),
-            users: self.users.iter().map(user).collect(),
+            id,
+            realm: realm.into(),
+            users: users.iter().map(user).collect(),
             users_elsewhere: false,
             rest_secrets: self.rest_secrets.iter().map(|s| s.as_bytes().to_vec()).collect(),
             rest_separator: b':',
@@ -147,24 +178,19 @@ impl Settings {
             enforce_expiry: self.enforce_expiry,
             oauth: self.oauth.then(oauth),
         };
+        Auth::new(auth).unwrap()
+    }
+
+    fn policy(&self, deny: &[&str]) -> Policy {
         let nets = |texts: &[&str]| texts.iter().map(|net| net.parse().unwrap()).collect();
         let relays: Vec<_> = self.relays.iter().map(|&(l, e)| (ip(l), ip(e))).collect();
-        let policy = PolicyConfig {
+        Policy::new(PolicyConfig {
             allow: nets(&self.allow),
-            deny: nets(&self.deny),
+            deny: nets(deny),
             nat64: Vec::new(),
             listeners: relays.iter().map(|&(ip, _)| SocketAddr::new(ip, 3478)).collect(),
             own: Vec::new(),
             relays,
-        };
-        Arc::new(Config {
-            auth: Auth::new(auth).unwrap(),
-            policy: Policy::new(policy),
-            limits: self.limits.clone(),
-            alternates: self.alternates.clone(),
-            quotas: Arc::new(self.quotas.clone()),
-            v4: self.v4,
-            v6: self.v6,
         })
     }
 }

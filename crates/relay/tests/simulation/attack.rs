@@ -70,6 +70,7 @@ impl World<'_> {
         Client {
             tuple: FiveTuple { transport: Transport::Udp, client, server },
             link: Link(udp_link(server)),
+            realm: Default::default(),
         }
     }
 

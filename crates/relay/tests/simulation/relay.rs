@@ -8,7 +8,7 @@ use turnway_relay::limits::Limits;
 use turnway_relay::policy::{Policy, PolicyConfig};
 use turnway_relay::ports::PortPool;
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
-use turnway_relay::{Config, Ledger, Quotas, Seed, Server, Shared, Stats};
+use turnway_relay::{Config, Ledger, Quotas, Realm, Realms, Seed, Server, Shared, Stats};
 
 use crate::plan::{FIRST_PORT, LISTENER_PORT, OWN, OWN_EXTERNAL, PORTS, REALM, SHARDS};
 use crate::rng::Rng;
@@ -76,6 +76,7 @@ pub(crate) fn config(rest: bool) -> Config {
     };
     let secrets = REST_SECRETS.iter().map(|secret| secret.to_vec());
     let auth = Auth::new(AuthConfig {
+        id: Default::default(),
         realm: REALM.to_owned(),
         users: (0..STATIC_USERS).map(user).collect(),
         users_elsewhere: false,
@@ -88,13 +89,18 @@ pub(crate) fn config(rest: bool) -> Config {
     });
     let listener = |ip| std::net::SocketAddr::new(ip, LISTENER_PORT);
     Config {
-        auth: auth.expect("valid"),
-        policy: Policy::new(PolicyConfig {
-            listeners: OWN.into_iter().map(listener).collect(),
-            own: OWN.to_vec(),
-            relays: OWN.into_iter().zip(OWN_EXTERNAL).collect(),
-            ..PolicyConfig::default()
-        }),
+        realms: Realms::new(
+            Realm::new(
+                auth.expect("valid"),
+                Policy::new(PolicyConfig {
+                    listeners: OWN.into_iter().map(listener).collect(),
+                    own: OWN.to_vec(),
+                    relays: OWN.into_iter().zip(OWN_EXTERNAL).collect(),
+                    ..PolicyConfig::default()
+                }),
+            ),
+            Vec::new(),
+        ),
         limits: Limits::default(),
         alternates: Default::default(),
         quotas: Arc::new(Quotas::default()),

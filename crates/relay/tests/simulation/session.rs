@@ -155,7 +155,7 @@ impl Session {
             Transport::Udp | Transport::Dtls => udp_link(self.tuple.server),
             Transport::Tcp | Transport::Tls => index,
         };
-        Client { tuple: self.tuple, link: Link(link) }
+        Client { tuple: self.tuple, link: Link(link), realm: Default::default() }
     }
 
     fn fill_allocate(&self, builder: &mut Builder<'_>) -> Result<(), BufferFull> {

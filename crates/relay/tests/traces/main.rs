@@ -21,6 +21,7 @@ mod oauth;
 mod offload;
 mod permission;
 mod quota;
+mod realms;
 mod refresh;
 mod reload;
 mod shards;

@@ -184,5 +184,5 @@ fn trailing_nulls_are_not_part_of_a_name() {
 fn a_realm_is_prepared_too() {
     let mut config = config(vec![user("alice", password("sesame"))], &[]);
     config.realm = "exa\u{3000}mple".into();
-    assert_eq!(Auth::new(config).unwrap().realm(), b"exa mple");
+    assert_eq!(**Auth::new(config).unwrap().realm(), *b"exa mple");
 }
