@@ -89,7 +89,7 @@ pub fn serve(
 
     let certificates = certificates::open(&config)?;
     let doors = bind_listeners(&config, shards)?;
-    let entrance = Arc::new(entrance(&config, certificates.clone()));
+    let entrance = Arc::new(entrance(&config, certificates.clone())?);
     let metrics = bind_metrics(&config)?;
     let admin = bind_admin(&config)?;
     let shared = Arc::new(shared(&config, &relays, capacity)?);

@@ -266,6 +266,10 @@ impl Shard {
                 | Effect::ChannelUp(_) => {}
             }
         }
+        for mut connection in self.connections.drain() {
+            connection.farewell();
+        }
+        self.close_sessions();
         self.parts.board.publish(self.parts.server.stats(), &self.stats);
     }
 
@@ -313,7 +317,7 @@ impl Shard {
     fn carry_out(&mut self, batch: &ReceiveBatch) {
         while let Some(effect) = self.parts.server.poll() {
             match effect {
-                Effect::Reply { to, len } => self.answer(&to, len),
+                Effect::Reply { to, len } => self.answer(&to, len, batch),
                 Effect::Indicate { to, len } => self.indicate(&to, len),
                 Effect::Reserve { account, client } => {
                     let mut ledger = self.parts.ledger.lock();
@@ -427,7 +431,7 @@ impl Shard {
         }
     }
 
-    fn answer(&mut self, to: &Client, len: usize) {
+    fn answer(&mut self, to: &Client, len: usize, batch: &ReceiveBatch) {
         match to.tuple.transport {
             // To a Binding request: it leaves with the others of the batch.
             Transport::Udp if len <= udp::send::MAX_PREFIX => return self.queue_answer(to, len),
@@ -437,12 +441,30 @@ impl Shard {
         }
         let limit = self.parts.streams.send_queue;
         let Some(connection) = self.connections.of(to) else { return };
-        match connection.queue_answer(&self.reply[..len], limit) {
+        let mut queued = connection.queue_answer(&self.reply[..len], limit);
+        if queued.is_err() && !connection.is_blocked() {
+            // Many requests in one read, for whose answers the kernel may have room.
+            self.write_stream(to.link.0, batch);
+            let Some(connection) = self.connections.of(to) else { return };
+            queued = connection.queue_answer(&self.reply[..len], limit);
+        }
+        match queued {
             Ok(()) => self.connections.mark_dirty(to.link.0),
-            // It asks and never reads. Closing it shows at the next event.
-            Err(Full::Close | Full::Dropped) => {
-                let _ = connection.stream.shutdown(std::net::Shutdown::Both);
-                self.stats.tcp_queue_drops += 1;
+            // It asks and never reads.
+            Err(full) => self.overflowed(to, full),
+        }
+    }
+
+    /// A connection took no more.
+    fn overflowed(&mut self, to: &Client, full: Full) {
+        self.stats.tcp_queue_drops += 1;
+        match full {
+            Full::Dropped => {}
+            // That shows at the next event.
+            Full::Close => {
+                if let Some(connection) = self.connections.of(to) {
+                    let _ = connection.stream.shutdown(std::net::Shutdown::Both);
+                }
             }
         }
     }
@@ -457,7 +479,7 @@ impl Shard {
         let Some(connection) = self.connections.of(to) else { return };
         match connection.queue_data([&self.reply[..len], &[], &[]], limit) {
             Ok(()) => self.connections.mark_dirty(to.link.0),
-            Err(Full::Dropped | Full::Close) => self.stats.tcp_queue_drops += 1,
+            Err(full) => self.overflowed(to, full),
         }
     }
 

@@ -337,6 +337,7 @@ fn limits(config: &Config) -> Vec<Setting> {
             "from the descriptor limit",
         ),
         set("limits.connections_per_source", limits.connections_per_source.to_string()),
+        set("limits.handshakes_per_source", quoted(&limits.handshakes_per_source)),
         set("limits.dtls_sessions", limits.dtls_sessions.to_string()),
         set("limits.tcp_send_queue", size(limits.tcp_send_queue)),
         set("limits.tcp_idle_timeout", quoted(&Span(limits.tcp_idle_timeout))),

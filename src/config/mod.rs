@@ -364,6 +364,8 @@ pub struct Limits {
     pub tcp_connections: Option<u32>,
     /// Connections and DTLS sessions of one source at a time; 0: as many as there can be.
     pub connections_per_source: u32,
+    /// TLS and DTLS handshakes of one source.
+    pub handshakes_per_source: Rate,
     /// DTLS sessions at a time; at least 1.
     pub dtls_sessions: u32,
     /// Bytes queued for a slow TCP client; more than the largest frame.

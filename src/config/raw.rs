@@ -428,6 +428,9 @@ keys! {
         /// TCP and TLS connections and DTLS sessions that one source may have at a time: an IPv4
         /// address or an IPv6 /64. 0: as many as there can be.
         Default connections_per_source: Count = "1024", Restart;
+        /// TLS and DTLS handshakes of one source, which cost far more than anything else that a
+        /// stranger can ask for; ten times as many at once of one that was quiet.
+        Default handshakes_per_source: Rate = "\"100/s\"", Restart;
         /// DTLS sessions at a time, with some 70 KiB of memory each.
         Default dtls_sessions: Count = "10000", Restart;
         /// Bytes queued for one TCP client that reads slowly; datagrams beyond it are dropped.

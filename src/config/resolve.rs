@@ -129,6 +129,7 @@ pub(super) fn unchecked_limits(raw: &RawLimits) -> Limits {
         socket_buffer: bytes(&raw.socket_buffer),
         tcp_connections: derived_if_zero(&raw.tcp_connections),
         connections_per_source: raw.connections_per_source.get_ref().0,
+        handshakes_per_source: *raw.handshakes_per_source.get_ref(),
         dtls_sessions: raw.dtls_sessions.get_ref().0,
         tcp_send_queue: bytes(&raw.tcp_send_queue),
         tcp_idle_timeout: raw.tcp_idle_timeout.get_ref().0,

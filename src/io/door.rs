@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use turnway_relay::RealmId;
+use turnway_relay::shared::SourceLimiter;
 
 use super::sources::Sources;
 use crate::tls::{Snapshot, Store};
@@ -46,6 +47,8 @@ pub struct Entrance {
     pub store: Option<Arc<Store>>,
     /// How many connections and DTLS sessions each source has.
     pub sources: Arc<Sources>,
+    /// How often each source may begin a handshake.
+    pub handshakes: SourceLimiter,
 }
 
 impl Entrance {

@@ -19,13 +19,31 @@ pub struct Entry {
     pub session: dtls::Session,
     /// The session that takes its place when its handshake is complete, of a client that has
     /// begun anew: anybody can send a recorded ClientHello in its name (RFC 6347 section 4.2.8).
-    pub successor: Option<Box<dtls::Session>>,
+    pub successor: Option<Box<Successor>>,
     /// The client as it is reached without DTLS: its link is a listener.
     pub below: Client,
     /// Its place among those of its source.
     _place: Place,
     /// `mono_ns` of its beginning, or of when it was last seen to have an allocation.
     used_ns: u64,
+}
+
+/// A session that is not yet a client's only one.
+pub struct Successor {
+    /// In its handshake.
+    pub session: dtls::Session,
+    /// `mono_ns` of its beginning.
+    pub began_ns: u64,
+}
+
+impl Entry {
+    /// Lets the successor take the session's place.
+    pub fn succeed(&mut self, now_ns: u64) {
+        if let Some(successor) = self.successor.take() {
+            self.session = successor.session;
+            self.used_ns = now_ns;
+        }
+    }
 }
 
 /// The sessions of a shard.
@@ -89,6 +107,11 @@ impl Sessions {
         Some(entry)
     }
 
+    /// All of them, to be closed.
+    pub fn drain(&mut self) -> impl Iterator<Item = Entry> + '_ {
+        self.slots.drain(..).flatten()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.by_client.len()
@@ -119,6 +142,9 @@ impl Sessions {
         let mut idle = Vec::new();
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let Some(entry) = slot else { continue };
+            let is_late =
+                |it: &mut Box<Successor>| now_ns.saturating_sub(it.began_ns) > patience.opening_ns;
+            entry.successor.take_if(is_late);
             let unused_ns = now_ns.saturating_sub(entry.used_ns);
             let tuple = FiveTuple { transport: Transport::Dtls, ..entry.below.tuple };
             if !entry.session.is_established() {

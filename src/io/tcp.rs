@@ -8,14 +8,15 @@
 //! What a connection's bytes are is its [`Layer`], which begins with what its door says: first a
 //! PROXY header perhaps, then TLS or not.
 
-use std::io::{self, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::collections::HashMap;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::ops::Range;
 
 use turnway_relay::{Client, ConnectionId, FiveTuple, Link, RealmId, Transport};
 use turnway_udp::Interest;
 
-use super::door::{Door, Entrance, Speaks};
+use super::door::{Entrance, Speaks};
 use super::proxy::{self, Parsed};
 use super::sources::Place;
 use crate::tls::{Session, SessionError};
@@ -25,6 +26,9 @@ const ANSWER_ROOM: usize = 64 * 1024;
 
 /// Buffers smaller than this are kept when empty, larger ones given back.
 const KEEP_CAPACITY: usize = 4 * 1024;
+
+/// Reads before a connection is closed.
+const LAST_READS: usize = 4;
 
 /// The first byte of a TLS record that begins a handshake (RFC 7983 has it in the same range).
 const TLS_HANDSHAKE: u8 = 22;
@@ -53,6 +57,8 @@ pub struct Connection {
     realm: RealmId,
     /// Its place among the connections from its source; the proxy's do not count.
     place: Option<Place>,
+    /// Whose it is was said by a proxy.
+    introduced: bool,
     /// What was read and waits for more: the beginning of a frame, and bytes that its layer has
     /// not taken in.
     carry: [Vec<u8>; 2],
@@ -92,7 +98,7 @@ pub struct Opened {
 pub enum Broken {
     /// It should have begun with a PROXY header.
     Proxy,
-    /// Its source has as many connections as it may have.
+    /// Its source has as many connections, or as many handshakes, as it may have.
     Crowded,
     /// TLS failed; the client is to be sent what is queued.
     Tls(SessionError),
@@ -146,6 +152,7 @@ impl Connection {
             door,
             realm: at.realm,
             place,
+            introduced: false,
             carry: [Vec::new(), Vec::new()],
             plain: Vec::new(),
             queue: Vec::new(),
@@ -159,23 +166,28 @@ impl Connection {
             handed_over: false,
         };
         if !proxied {
-            connection.begin(at, entrance);
+            connection.begin(entered).ok()?;
         }
         Some(connection)
     }
 
     /// Begins with what clients of a door speak.
-    fn begin(&mut self, door: &Door, entrance: &Entrance) {
-        match door.speaks {
+    fn begin(&mut self, entered: Entered<'_>) -> Result<(), Broken> {
+        match entered.entrance.door(self.door).speaks {
             Speaks::Plain => self.layer = Layer::Plain,
             Speaks::Either => self.layer = Layer::Either,
-            Speaks::Secured => self.begin_tls(entrance),
+            Speaks::Secured => self.begin_tls(entered)?,
         }
+        Ok(())
     }
 
-    fn begin_tls(&mut self, entrance: &Entrance) {
+    fn begin_tls(&mut self, Entered { entrance, now_ns, .. }: Entered<'_>) -> Result<(), Broken> {
+        if !entrance.handshakes.allow(self.tuple.client.ip(), now_ns) {
+            return Err(Broken::Crowded);
+        }
         self.tuple.transport = Transport::Tls;
         self.layer = Layer::Tls(Box::new(Session::new(entrance.certificates())));
+        Ok(())
     }
 
     /// What was read before and waits for more: to be read on behind it.
@@ -209,7 +221,13 @@ impl Connection {
     /// # Errors
     ///
     /// Why the connection has to go, once what is queued is written.
-    pub fn open(&mut self, buffer: &mut [u8], entrance: &Entrance) -> Result<Opened, Broken> {
+    pub fn open(
+        &mut self,
+        buffer: &mut [u8],
+        entrance: &Entrance,
+        now_ns: u64,
+    ) -> Result<Opened, Broken> {
+        let entered = Entered { entrance, door: self.door, now_ns };
         let mut begin = 0;
         loop {
             let whole = begin..buffer.len();
@@ -231,7 +249,7 @@ impl Connection {
                 }
                 Layer::Either if whole.is_empty() => return Ok(waiting(begin)),
                 Layer::Either => match buffer[begin] {
-                    TLS_HANDSHAKE => self.begin_tls(entrance),
+                    TLS_HANDSHAKE => self.begin_tls(entered)?,
                     _ => self.layer = Layer::Plain,
                 },
                 Layer::Proxied => match proxy::parse(&buffer[begin..]) {
@@ -239,11 +257,11 @@ impl Connection {
                     Parsed::Invalid => return Err(Broken::Proxy),
                     Parsed::Local { len } => {
                         begin += len;
-                        self.begin(entrance.door(self.door), entrance);
+                        self.begin(entered)?;
                     }
                     Parsed::Proxied { client, server, len } => {
                         begin += len;
-                        self.introduce(client, server, entrance)?;
+                        self.introduce(client, server, entered)?;
                     }
                 },
             }
@@ -255,12 +273,12 @@ impl Connection {
         &mut self,
         client: SocketAddr,
         server: SocketAddr,
-        entrance: &Entrance,
+        entered: Entered<'_>,
     ) -> Result<(), Broken> {
-        self.place = Some(entrance.sources.enter(client.ip()).ok_or(Broken::Crowded)?);
+        self.place = Some(entered.entrance.sources.enter(client.ip()).ok_or(Broken::Crowded)?);
         (self.tuple.client, self.tuple.server) = (client, server);
-        self.begin(entrance.door(self.door), entrance);
-        Ok(())
+        self.introduced = true;
+        self.begin(entered)
     }
 
     /// Says farewell, where the layer has a word for it. Nobody waits for it to arrive.
@@ -269,6 +287,21 @@ impl Connection {
             session.close(&mut self.queue);
         }
         let _ = (&self.stream).write(&self.queue[self.written..]);
+        let _ = self.stream.shutdown(Shutdown::Write);
+        // What was not read when a socket closes makes the kernel reset the connection, and take
+        // back what was just written.
+        let mut unread = [0; 4096];
+        for _ in 0..LAST_READS {
+            match (&self.stream).read(&mut unread) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => break,
+            }
+        }
+    }
+
+    /// Whether it is a proxy that says whose connection this is.
+    pub fn is_introduced(&self) -> bool {
+        self.introduced
     }
 
     /// Whether something waits to be written.
@@ -429,6 +462,9 @@ pub struct Connections {
     slots: Vec<Option<Connection>>,
     free: Vec<u32>,
     dirty: Vec<u32>,
+    /// Those that proxies introduced. The kernel sees to it that no two connections have the same
+    /// addresses, but a proxy may still have one that its client has given up.
+    introduced: HashMap<[SocketAddr; 2], u32>,
 }
 
 impl Connections {
@@ -472,7 +508,26 @@ impl Connections {
     pub fn remove(&mut self, index: u32) -> Option<Connection> {
         let connection = self.slots.get_mut(index as usize)?.take()?;
         self.free.push(index);
+        if connection.introduced {
+            let key = [connection.tuple.client, connection.tuple.server];
+            if self.introduced.get(&key) == Some(&index) {
+                self.introduced.remove(&key);
+            }
+        }
         Some(connection)
+    }
+
+    /// Remembers a connection that a proxy has introduced, and gives the one in whose place it
+    /// comes: that has to go.
+    pub fn introduce(&mut self, index: u32) -> Option<u32> {
+        let connection = self.slots.get(index as usize)?.as_ref()?;
+        let key = [connection.tuple.client, connection.tuple.server];
+        self.introduced.insert(key, index).filter(|&older| older != index)
+    }
+
+    /// All of them, to be closed.
+    pub fn drain(&mut self) -> impl Iterator<Item = Connection> + '_ {
+        self.slots.drain(..).flatten()
     }
 
     /// How many there are.

@@ -4,9 +4,10 @@ use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 
+use turnway_relay::shared::SourceLimiter;
 use turnway_udp as udp;
 
-use super::{ServeError, machine, rules};
+use super::{RATE_SLOTS, ServeError, machine, random_u64, rules};
 use crate::admin::Door;
 use crate::config::{AdminListen, Config, Listen, Transport};
 use crate::io::door::{Entrance, Speaks};
@@ -16,6 +17,9 @@ use crate::tls::Store;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
+
+/// Seconds' worth of handshakes that a source which was quiet may have at once.
+const HANDSHAKE_BURST: u32 = 10;
 
 /// One shard's share of every listener.
 pub(super) struct Doors {
@@ -61,15 +65,21 @@ pub(super) fn bind_listeners(config: &Config, shards: usize) -> Result<Vec<Doors
 }
 
 /// Who may come in through the TCP listeners that [`bind_listeners`] binds, in their order.
-pub(super) fn entrance(config: &Config, store: Option<Arc<Store>>) -> Entrance {
+pub(super) fn entrance(config: &Config, store: Option<Arc<Store>>) -> Result<Entrance, ServeError> {
     let streams = config.listen.iter().filter(|listen| listen.transport.uses_tcp());
     let door = |listen: &Listen| crate::io::door::Door {
         speaks: speaks(listen.transport),
         proxies: listen.proxies.clone(),
         realm: rules::realm_id(config, listen.realm.as_deref()),
     };
-    let sources = Arc::new(Sources::new(config.limits.connections_per_source));
-    Entrance { doors: streams.map(door).collect(), store, sources }
+    let per_second = config.limits.handshakes_per_source.per_second;
+    let burst = per_second.saturating_mul(HANDSHAKE_BURST);
+    Ok(Entrance {
+        doors: streams.map(door).collect(),
+        store,
+        sources: Arc::new(Sources::new(config.limits.connections_per_source)),
+        handshakes: SourceLimiter::new(RATE_SLOTS, per_second, burst, random_u64()?),
+    })
 }
 
 fn speaks(transport: Transport) -> Speaks {

@@ -6,7 +6,6 @@ use turnway_wire::{Family, Kind, classify};
 
 use super::{BATCH, Shard};
 use crate::io::door::Speaks;
-use crate::io::tcp::Full;
 use crate::io::udp::ip_fields;
 
 /// Outgoing datagrams queued before they are sent. A stream can hold thousands of tiny frames, and
@@ -220,7 +219,7 @@ impl Shard {
                 }
                 match queued {
                     Ok(()) => self.connections.mark_dirty(to.link.0),
-                    Err(Full::Dropped | Full::Close) => self.stats.tcp_queue_drops += 1,
+                    Err(full) => self.overflowed(to, full),
                 }
             }
         }

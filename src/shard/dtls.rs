@@ -9,7 +9,7 @@ use turnway_relay::{Client, Event, IpFields};
 use turnway_udp::{self as udp, ReceiveBatch};
 
 use super::{SECOND_NS, Shard};
-use crate::io::dtls::Sessions;
+use crate::io::dtls::{Sessions, Successor};
 use crate::io::tcp::Idle;
 use crate::io::udp::Listener;
 use crate::mailbox::IoStats;
@@ -17,6 +17,9 @@ use crate::tls::Snapshot;
 
 /// How long cookies are made with the same secret. They are good for twice as long at most.
 const ROTATION_NS: u64 = 600 * SECOND_NS;
+
+/// A ClientHello that comes so soon after another one is that one repeated.
+const ANEW_NS: u64 = 2 * SECOND_NS;
 
 /// What a shard has for DTLS.
 pub(super) struct Dtls {
@@ -28,7 +31,8 @@ pub(super) struct Dtls {
     pub(super) sessions: Sessions,
     /// A datagram on its way between a buffer of the batch and OpenSSL.
     scratch: Box<[u8]>,
-    /// What is to be encrypted.
+    /// One message that was decrypted, and one that is to be encrypted.
+    decrypted: Box<[u8]>,
     plain: Vec<u8>,
 }
 
@@ -41,6 +45,7 @@ impl Dtls {
             rotated_ns: now_ns,
             sessions: Sessions::default(),
             scratch: vec![0; DATAGRAM_MAX].into(),
+            decrypted: vec![0; dtls::PLAINTEXT_MAX].into(),
             plain: Vec::with_capacity(dtls::PLAINTEXT_MAX),
         }
     }
@@ -87,31 +92,30 @@ impl Shard {
         let Some(dtls) = &mut self.dtls else { return };
         let len = range.len();
         dtls.scratch[..len].copy_from_slice(&batch.data(slot)[range.clone()]);
-        let found = dtls.sessions.find(below);
-        let known = found.and_then(|index| Some((index, dtls.sessions.get_mut(index)?)));
-        let index = match known {
-            None => match self.on_stranger(below, len) {
-                Some(session) => self.welcome(session, below),
-                None => None,
-            },
-            Some((index, entry)) => {
-                let anew = entry.session.is_established()
-                    && entry.successor.is_none()
-                    && dtls::opens_association(&dtls.scratch[..len]);
-                if anew {
-                    return self.on_return(index, below, len);
-                }
-                return self.on_records(index, len, (slot, range), ip, batch);
-            }
+        let Some(index) = dtls.sessions.find(below) else {
+            let Some(session) = self.on_stranger(below, len) else { return };
+            let Some(index) = self.welcome(session, below) else { return };
+            return self.on_records(index, 0, (slot, range), ip, batch); // the ClientHello is in it
         };
-        if let Some(index) = index {
-            self.on_records(index, 0, (slot, range), ip, batch); // the ClientHello is in it
+        let Some(entry) = dtls.sessions.get_mut(index) else { return };
+        let young =
+            |successor: &Successor| self.now.mono_ns.saturating_sub(successor.began_ns) < ANEW_NS;
+        if entry.session.is_established()
+            && !entry.successor.as_deref().is_some_and(young)
+            && dtls::opens_association(&dtls.scratch[..len])
+        {
+            return self.on_return(index, below, len, batch);
         }
+        self.on_records(index, len, (slot, range), ip, batch);
     }
 
     /// Judges the datagram in `scratch`, and answers it if there is to be no session yet.
     fn on_stranger(&mut self, below: &Client, len: usize) -> Option<dtls::Session> {
         let dtls = self.dtls.as_mut()?;
+        if dtls.sessions.len() >= self.parts.streams.sessions {
+            self.stats.dtls_refused += 1;
+            return None;
+        }
         let mut answer = [0; dtls::VERIFY_REQUEST_LEN];
         match dtls.judge(below, len, self.parts.entrance.certificates(), &mut answer) {
             Judged::Ignore(_) => self.stats.dtls_ignored += 1,
@@ -127,8 +131,9 @@ impl Shard {
     /// Takes in the session of a client that has shown that it is where it says.
     fn welcome(&mut self, session: dtls::Session, below: &Client) -> Option<u32> {
         let dtls = self.dtls.as_mut()?;
-        if dtls.sessions.len() >= self.parts.streams.sessions {
-            self.stats.dtls_refused += 1;
+        let (source, now_ns) = (below.tuple.client.ip(), self.now.mono_ns);
+        if !self.parts.entrance.handshakes.allow(source, now_ns) {
+            self.stats.source_refused += 1;
             return None;
         }
         let Some(place) = self.parts.entrance.sources.enter(below.tuple.client.ip()) else {
@@ -139,75 +144,104 @@ impl Shard {
     }
 
     /// The ClientHello in `scratch` came from a client with a session.
-    fn on_return(&mut self, index: u32, below: &Client, len: usize) {
+    fn on_return(&mut self, index: u32, below: &Client, len: usize, batch: &ReceiveBatch) {
         let Some(session) = self.on_stranger(below, len) else { return };
         let Some(dtls) = &mut self.dtls else { return };
         if let Some(entry) = dtls.sessions.get_mut(index) {
-            entry.successor = Some(Box::new(session));
+            let began_ns = self.now.mono_ns;
+            entry.successor = Some(Box::new(Successor { session, began_ns }));
         }
-        self.advance(index, 0);
+        self.advance(index, 0, batch);
     }
 
-    /// Gives `len` bytes in `scratch` to the successor of a session, if there is one.
-    fn advance(&mut self, index: u32, len: usize) {
-        let Some(dtls) = &mut self.dtls else { return };
-        let Some(entry) = dtls.sessions.get_mut(index) else { return };
-        let Some(successor) = &mut entry.successor else { return };
+    /// Gives `len` bytes in `scratch` to the successor of a session, if there is one. True if it
+    /// has taken the session's place; what belonged to the former association has ended then.
+    fn advance(&mut self, index: u32, len: usize, batch: &ReceiveBatch) -> bool {
+        let Some(dtls) = &mut self.dtls else { return false };
+        let Some(entry) = dtls.sessions.get_mut(index) else { return false };
+        let Some(successor) = &mut entry.successor else { return false };
         let (udp, stats, below) = (&self.parts.udp, &mut self.stats, &entry.below);
-        let received =
-            successor.receive(&dtls.scratch[..len], &mut [], |out| send(udp, below, stats, out));
-        match received {
-            Received::Idle | Received::Data(_) => {}
+        let datagram = &dtls.scratch[..len];
+        match successor.session.receive(datagram, &mut [], |out| send(udp, below, stats, out)) {
+            Received::Idle | Received::Data(_) => false,
             Received::Established => {
                 stats.dtls_handshakes += 1;
-                if let Some(successor) = entry.successor.take() {
-                    entry.session = *successor;
+                entry.succeed(self.now.mono_ns);
+                if let Some(client) = dtls.sessions.client(index) {
+                    self.happen(Event::Disconnected { tuple: client.tuple }, batch);
                 }
+                true
             }
             Received::Closed | Received::Failed(_) => {
                 stats.dtls_handshake_failures += 1;
                 entry.successor = None;
+                false
             }
         }
     }
 
-    /// Gives `len` bytes in `scratch` to a session, and takes the messages that are in them; they
-    /// lie where the datagram was then.
+    /// Gives `len` bytes in `scratch` to a session, and takes the messages that are in them; the
+    /// datagram was in `range` of a slot.
     fn on_records(
         &mut self,
         index: u32,
         mut len: usize,
-        (slot, range): (usize, Range<usize>),
+        (slot, mut range): (usize, Range<usize>),
         ip: Option<IpFields>,
         batch: &mut ReceiveBatch,
     ) {
-        self.advance(index, len);
-        let mut at = range.start;
+        let mut taken = false;
         loop {
             let Some(dtls) = &mut self.dtls else { return };
             let Some(entry) = dtls.sessions.get_mut(index) else { return };
             let (udp, stats, below) = (&self.parts.udp, &mut self.stats, &entry.below);
-            let plain = &mut batch.data_mut(slot)[at..range.end];
             let opening = !entry.session.is_established();
-            let received = entry
-                .session
-                .receive(&dtls.scratch[..len], plain, |out| send(udp, below, stats, out));
-            len = 0;
+            let datagram = &dtls.scratch[..len];
+            let received = entry.session.receive(datagram, &mut dtls.decrypted, |out| {
+                send(udp, below, stats, out);
+            });
             match received {
-                Received::Idle => return,
-                Received::Established => stats.dtls_handshakes += 1,
+                // What is none of the session's may be its successor's.
+                Received::Idle if taken || len == 0 => return,
+                Received::Idle if !self.advance(index, len, batch) => return,
+                Received::Idle => len = 0,
+                Received::Established => {
+                    self.stats.dtls_handshakes += 1;
+                    (taken, len) = (true, 0);
+                }
                 Received::Data(count) => {
-                    let Some(client) = dtls.sessions.client(index) else { return };
-                    self.received += 1;
-                    self.on_message(&client, slot, at..at + count, ip, batch);
-                    at += count;
+                    (taken, len) = (true, 0);
+                    self.on_plaintext(index, count, (slot, &mut range), ip, batch);
                 }
                 Received::Closed | Received::Failed(_) => {
-                    stats.dtls_handshake_failures += u64::from(opening);
+                    self.stats.dtls_handshake_failures += u64::from(opening);
                     return self.end_session(index, batch);
                 }
             }
         }
+    }
+
+    /// One message, decrypted: it goes where its datagram was, to be sent on from there, and is
+    /// lost if it does not fit. That happens to those that overtook the end of a handshake alone.
+    fn on_plaintext(
+        &mut self,
+        index: u32,
+        len: usize,
+        (slot, range): (usize, &mut Range<usize>),
+        ip: Option<IpFields>,
+        batch: &mut ReceiveBatch,
+    ) {
+        let Some(dtls) = &mut self.dtls else { return };
+        let Some(client) = dtls.sessions.client(index) else { return };
+        let Some(space) = batch.data_mut(slot)[range.clone()].get_mut(..len) else {
+            self.stats.dtls_ignored += 1;
+            return;
+        };
+        space.copy_from_slice(&dtls.decrypted[..len]);
+        let message = range.start..range.start + len;
+        range.start = message.end;
+        self.received += 1;
+        self.on_message(&client, slot, message, ip, batch);
     }
 
     /// Sends a message, in pieces, to a client over DTLS.
@@ -236,6 +270,16 @@ impl Shard {
         self.happen(Event::Disconnected { tuple: client.tuple }, batch);
     }
 
+    /// Says good-bye to everybody, for a shard that stops.
+    pub(super) fn close_sessions(&mut self) {
+        let Some(dtls) = &mut self.dtls else { return };
+        let (udp, stats) = (&self.parts.udp, &mut self.stats);
+        for mut entry in dtls.sessions.drain() {
+            let below = entry.below;
+            entry.session.close(|out| send(udp, &below, stats, out));
+        }
+    }
+
     /// Once in a second: repeats what was not answered, ends what is of no use, makes cookies with
     /// a new secret.
     pub(super) fn look_after_sessions(&mut self, batch: &ReceiveBatch) {
@@ -249,7 +293,8 @@ impl Shard {
         for index in dtls.sessions.opening() {
             let Some(entry) = dtls.sessions.get_mut(index) else { continue };
             let below = entry.below;
-            let sessions = [Some(&mut entry.session), entry.successor.as_deref_mut()];
+            let successor = entry.successor.as_deref_mut().map(|it| &mut it.session);
+            let sessions = [Some(&mut entry.session), successor];
             for session in sessions.into_iter().flatten() {
                 // One that gives up is ended as idle.
                 let _ = session.retransmit(|out| send(udp, &below, stats, out));

@@ -116,13 +116,18 @@ impl Shard {
     /// Has a connection's layer open what was read to a slot, and takes the messages from there.
     pub(super) fn on_bytes(&mut self, index: u32, slot: usize, batch: &mut ReceiveBatch) {
         let Some(connection) = self.connections.get_mut(index) else { return };
-        let opening = connection.is_opening();
-        let opened = connection.open(batch.data_mut(slot), &self.parts.entrance);
+        let (opening, introduced) = (connection.is_opening(), connection.is_introduced());
+        let opened = connection.open(batch.data_mut(slot), &self.parts.entrance, self.now.mono_ns);
         if opening && !connection.is_opening() && connection.tuple().transport == Transport::Tls {
             self.stats.tls_handshakes += 1;
         }
-        if connection.has_queued() {
+        let (queued, introduced) =
+            (connection.has_queued(), connection.is_introduced() && !introduced);
+        if queued {
             self.connections.mark_dirty(index); // a handshake's answers
+        }
+        if introduced && let Some(older) = self.connections.introduce(index) {
+            self.disconnect(older, batch);
         }
         let taken = match opened {
             Ok(opened) => self.take_messages(index, slot, opened, batch),

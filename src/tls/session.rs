@@ -33,8 +33,8 @@ pub struct Session {
 }
 
 enum State {
-    /// The ClientHello is not complete yet.
-    Hello(Arc<Snapshot>),
+    /// The ClientHello is not complete yet; so many bytes of whole records were looked at in vain.
+    Hello(Arc<Snapshot>, usize),
     /// From the ClientHello on.
     Open(Box<UnbufferedServerConnection>),
     /// It failed, or both sides have closed it.
@@ -81,7 +81,7 @@ impl Session {
     /// A session for a connection that has just been accepted; it keeps to `snapshot`.
     #[must_use]
     pub fn new(snapshot: Arc<Snapshot>) -> Self {
-        Self { state: State::Hello(snapshot), server_name: None, alpn: None }
+        Self { state: State::Hello(snapshot, 0), server_name: None, alpn: None }
     }
 
     /// Takes in what was read: `buffer[..plain]` is plaintext of before, the rest are records, of
@@ -141,8 +141,11 @@ impl Session {
 
     /// The same, but more may be received.
     pub fn end_sending(&mut self, out: &mut Vec<u8>) {
+        // In a handshake rustls may be in the middle of a message, and must not be asked without
+        // the bytes that it has seen of it: it would panic.
+        let handshaking = self.is_handshaking();
         let State::Open(connection) = &mut self.state else { return };
-        loop {
+        while !handshaking {
             match connection.process_tls_records(&mut []).state {
                 Ok(ConnectionState::EncodeTlsData(data)) => encode(data, out),
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
@@ -161,7 +164,7 @@ impl Session {
     #[must_use]
     pub fn is_handshaking(&self) -> bool {
         match &self.state {
-            State::Hello(_) => true,
+            State::Hello(..) => true,
             State::Open(connection) => connection.is_handshaking(),
             State::Over => false,
         }
@@ -181,11 +184,21 @@ impl Session {
 
     /// Whether the session is, or now becomes, one that decrypts: the ClientHello has come.
     fn open(&mut self, records: &[u8], out: &mut Vec<u8>) -> Result<bool, SessionError> {
-        let snapshot = match &self.state {
+        let (snapshot, looked_at) = match &mut self.state {
             State::Open(_) => return Ok(true),
             State::Over => return Err(SessionError::Over),
-            State::Hello(snapshot) => snapshot,
+            State::Hello(snapshot, looked_at) => (snapshot, looked_at),
         };
+        // Whoever sends it byte by byte does not have it read as often.
+        let whole = whole_records(records);
+        if whole > 0 && whole == *looked_at {
+            return if records.len() > MAX_PENDING {
+                Err(SessionError::TooLong)
+            } else {
+                Ok(false)
+            };
+        }
+        *looked_at = whole;
         let Some(hello) = read_hello(records, out)? else { return Ok(false) };
         let config = snapshot.server_config(hello.alpn.is_some());
         let connection =
@@ -277,6 +290,16 @@ fn has_record(records: &[u8]) -> bool {
     record_len(records).is_some_and(|len| records.len() >= len)
 }
 
+/// How many bytes of `records` are whole records.
+fn whole_records(records: &[u8]) -> usize {
+    let mut whole = 0;
+    while let Some(len) = record_len(&records[whole..]).filter(|len| records.len() - whole >= *len)
+    {
+        whole += len;
+    }
+    whole
+}
+
 /// How long the first record is with its header, if that is there.
 fn record_len(records: &[u8]) -> Option<usize> {
     let [_, _, _, high, low, ..] = records else { return None };
@@ -311,6 +334,10 @@ fn fail(
     while connection.wants_write() {
         match connection.process_tls_records(&mut []).state {
             Ok(ConnectionState::EncodeTlsData(data)) => encode(data, out),
+            // The alert waits behind what was received before the error.
+            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                while traffic.next_record().is_some() {}
+            }
             Ok(_) | Err(_) => break,
         }
     }

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::certificates::{self, Certificate, Chooser};
 use super::session::Alpn;
+use super::store::Fingerprint;
 use crate::config::{ClientCertificates, Places, Tls, TlsVersion, Warnings};
 
 /// Sessions of TLS 1.2 clients that know no tickets, remembered at a time: some 400 bytes each.
@@ -28,6 +29,8 @@ pub struct Snapshot {
     pub client_certificates: ClientCertificates,
     /// The oldest version of TLS that is spoken.
     pub min_version: TlsVersion,
+    /// The files as they were before they were read: a change while they are read is seen later.
+    pub(super) files: Fingerprint,
     /// What DTLS sessions begin with.
     pub dtls: turnway_dtls::Context,
     with_alpn: Arc<ServerConfig>,
@@ -75,6 +78,7 @@ impl Snapshot {
         before: Option<&Self>,
         now_s: i64,
     ) -> Result<(Self, Warnings), Vec<Problem>> {
+        let files = Fingerprint::of(tls);
         let mut problems = Vec::new();
         let mut warnings = Vec::new();
         let mut loaded = Vec::new();
@@ -96,7 +100,7 @@ impl Snapshot {
             Some(_) | None => Ok(None),
         };
         let (Ok(authority), true) = (authority, problems.is_empty()) else { return Err(problems) };
-        let made = Self::make(tls, loaded.into(), authority, before);
+        let made = Self::make(tls, loaded.into(), authority, before, files);
         made.map(|made| (made, warnings)).map_err(|text| vec![Problem { of: Part::Machine, text }])
     }
 
@@ -111,6 +115,7 @@ impl Snapshot {
         certificates: Arc<[Certificate]>,
         authority: Option<Authority>,
         before: Option<&Self>,
+        files: Fingerprint,
     ) -> Result<Self, String> {
         let (client_ca, verifier) = match authority {
             Some(Authority { pem, verifier }) => (Some(pem), Some(verifier)),
@@ -139,6 +144,7 @@ impl Snapshot {
         with_alpn.alpn_protocols = Alpn::ALL.map(|it| it.name().as_bytes().to_vec()).to_vec();
         let dtls = dtls(&certificates, client_ca.as_ref(), tls.client_certificates)?;
         Ok(Self {
+            files,
             certificates,
             dtls,
             client_ca,

@@ -74,8 +74,8 @@ impl Watch {
     /// Watches over `store`, whose snapshot was just made of `tls`.
     #[must_use]
     pub fn new(store: Arc<Store>, tls: Tls) -> Self {
-        let now = Fingerprint::of(&tls);
-        Self { store, tls, loaded: now.clone(), last: now, said: Vec::new() }
+        let loaded = store.current().files.clone();
+        Self { store, tls, last: loaded.clone(), loaded, said: Vec::new() }
     }
 
     /// Looks at the files, a second or so after the last time: they are read once two looks saw
@@ -100,7 +100,7 @@ impl Watch {
     fn read(&mut self, now_s: i64) -> Found {
         match Snapshot::load(&self.tls, Some(&self.store.current()), now_s) {
             Ok((snapshot, warnings)) => {
-                self.loaded = self.last.clone();
+                self.loaded = snapshot.files.clone();
                 self.said.clear();
                 self.store.current.store(Arc::new(snapshot));
                 self.store.reloads.fetch_add(1, Ordering::Relaxed);
@@ -130,7 +130,7 @@ pub fn say(snapshot: &Snapshot) {
 
 /// What tells whether files have changed without reading them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Fingerprint(Vec<Option<Mark>>);
+pub(super) struct Fingerprint(Vec<Option<Mark>>);
 
 /// A file behind all links: where it is, which it is, and when it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,7 +144,7 @@ struct Mark {
 }
 
 impl Fingerprint {
-    fn of(tls: &Tls) -> Self {
+    pub(super) fn of(tls: &Tls) -> Self {
         let pairs = tls.certificates.iter().flat_map(|it| [&it.certificate, &it.key]);
         Self(pairs.chain(&tls.client_ca).map(|path| Mark::of(path)).collect())
     }

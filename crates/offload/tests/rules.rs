@@ -146,9 +146,9 @@ impl Both {
 
     /// Lets a datagram go both ways, and compares.
     fn compare(&mut self, which: usize, to_peer: bool, packet: &Packet) {
-        let before = self.world.stats().udp;
+        let before = self.world.stats().traffic_of(turnway_relay::Transport::Udp);
         let expected = self.by_rules(which, to_peer, packet);
-        let after = self.world.stats().udp;
+        let after = self.world.stats().traffic_of(turnway_relay::Transport::Udp);
         let arriving = packet.encode();
         let outcomes = self.kernel.outcomes();
         let (verdict, frame) = self.kernel.run(&arriving);
