@@ -322,6 +322,33 @@ fn nothing_is_said_at_the_end_of_a_session_that_never_began() {
 }
 
 #[test]
+fn a_session_may_end_anywhere_in_a_handshake() {
+    // Nothing, or a piece of a message in a record that is whole.
+    let pieces: [&[u8]; 2] = [&[], &[22, 3, 3, 0, 1, 16]];
+    let world = World::new();
+    for version in VERSIONS {
+        let config = Arc::new(world.client_config(version));
+        let ends = |cut: usize, piece: &[u8]| {
+            let mut pair = world.pair(&config);
+            let mut sent = 0;
+            while pair.client.wants_write() && sent < cut {
+                let mut bytes = pair.client_sends();
+                bytes.truncate(cut - sent);
+                sent += bytes.len();
+                pair.feed(&bytes).unwrap();
+            }
+            let _ = pair.feed(piece); // which is an error in some places
+            let mut out = Vec::new();
+            pair.session.close(&mut out);
+            assert!(pair.session.receive(&mut [0], 0, &mut out).is_err(), "it is over");
+            sent < cut
+        };
+        let mut cuts = (0..).step_by(5);
+        while !cuts.any(|cut| pieces.map(|piece| ends(cut, piece))[0]) {}
+    }
+}
+
+#[test]
 fn an_old_version_is_refused_where_1_3_is_the_least() {
     let world = World::new();
     let files = world.authority.files("leaf");
