@@ -118,7 +118,9 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(index) else { return };
         let (opening, introduced) = (connection.is_opening(), connection.is_introduced());
         let opened = connection.open(batch.data_mut(slot), &self.parts.entrance, self.now.mono_ns);
-        if opening && !connection.is_opening() && connection.tuple().transport == Transport::Tls {
+        // A session that failed is not in its handshake any more either.
+        let over = opened.is_ok() && opening && !connection.is_opening();
+        if over && connection.tuple().transport == Transport::Tls {
             self.stats.tls_handshakes += 1;
         }
         let (queued, introduced) =
