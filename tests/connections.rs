@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 use turnway_wire::{Class, Method};
 
 use common::client::{Client, Peer, Relayed, Transport};
-use common::link::{connected, dtls_client, tls_config};
+use common::link::{connected, dtls_client, tls_config, tls_hello};
 use common::{PATIENCE, Relay, Setup, await_some, own_address};
 
 const TIMEOUTS: &str = "turnway_handshake_timeouts_total";
@@ -34,15 +34,6 @@ fn await_end(stream: &mut impl Read) -> Vec<u8> {
         Err(error) => panic!("the relay should have ended the connection: {error}"),
     }
     said
-}
-
-/// A TLS ClientHello, or some of it.
-fn hello(relay: &Relay) -> Vec<u8> {
-    let name = common::certificates::NAME.try_into().expect("a name");
-    let client = rustls::ClientConnection::new(tls_config(&relay.roots()), name);
-    let mut hello = Vec::new();
-    client.expect("a configuration").write_tls(&mut hello).expect("memory");
-    hello
 }
 
 /// A DTLS client's socket that goes silent after the ClientHello with the cookie.
@@ -87,7 +78,7 @@ fn a_handshake_that_takes_too_long_ends_the_connection() {
     for client in &mut steady {
         client.allocate();
     }
-    let hello = hello(&relay);
+    let hello = tls_hello(&relay.roots());
     let mut slow: Vec<TcpStream> = [0, 1, 5, hello.len() / 2, hello.len()]
         .into_iter()
         .map(|len| {
@@ -261,7 +252,7 @@ fn only_trusted_proxies_speak_for_others() {
 
     // A proxy that says nothing of its client is not served.
     let mut silent = connect_from(Ipv4Addr::LOCALHOST, front);
-    silent.write_all(&hello(&relay)).expect("sent");
+    silent.write_all(&tls_hello(&relay.roots())).expect("sent");
     assert_eq!(await_end(&mut silent), b"");
     relay.await_samples("the refusal", |samples| samples[PROXY_ERRORS] == 1.0);
     // On a listener without proxies nobody's header is believed.

@@ -3,16 +3,14 @@
 
 mod common;
 
-use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Instant;
 
-use openssl::ssl::HandshakeError;
 use turnway_wire::{Builder, Class, ErrorCode, Message, Method, TransactionId};
 
 use common::client::{Client, Transport, UDP};
 use common::conversation::{pairs, while_talking};
-use common::link::dtls_client;
+use common::link::dtls_hello;
 use common::netns::Namespace;
 use common::{PATIENCE, Relay, Setup, can_make_namespaces};
 
@@ -143,29 +141,6 @@ fn a_hundred_thousand_sources_leave_no_memory_behind() {
     assert_eq!(relay.samples()[DROPPED], 0.0, "each source is within its rate");
 }
 
-/// The first flight of a DTLS client, which has no cookie yet.
-fn hello(relay: &Relay) -> Vec<u8> {
-    struct Recorder(Vec<u8>);
-    impl Read for Recorder {
-        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::WouldBlock.into())
-        }
-    }
-    impl Write for Recorder {
-        fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
-            self.0 = datagram.to_vec();
-            Ok(datagram.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    match dtls_client(&relay.roots()).connect(Recorder(Vec::new())) {
-        Err(HandshakeError::WouldBlock(waiting)) => waiting.get_ref().0.clone(),
-        _ => panic!("nobody has answered"),
-    }
-}
-
 #[test]
 fn a_hundred_thousand_dtls_clients_without_a_cookie_leave_no_memory_behind() {
     const SOURCES: u32 = 100_000;
@@ -174,7 +149,7 @@ fn a_hundred_thousand_dtls_clients_without_a_cookie_leave_no_memory_behind() {
     }
     let namespace = crowded();
     let relay = relay_in(&namespace, "");
-    let hello = hello(&relay);
+    let hello = dtls_hello(&relay.roots());
     let flood = |sources: u32| {
         let sources = ipv4_sources(sources);
         question(

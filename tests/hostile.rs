@@ -1,11 +1,13 @@
 //! Deadly input: a running daemon gets what nobody would send in good faith, and goes on.
 //!
-//! `hostile/attack.rs` makes the messages, `hostile/senders.rs` delivers them. What is random comes
-//! from a seed that is printed.
+//! `hostile/attack.rs` makes the messages, `hostile/senders.rs` delivers them, `hostile/records.rs`
+//! has what is hostile about TLS and DTLS. What is random comes from a seed that is printed.
 
 #[path = "hostile/attack.rs"]
 mod attack;
 mod common;
+#[path = "hostile/records.rs"]
+mod records;
 #[path = "hostile/senders.rs"]
 mod senders;
 
@@ -18,6 +20,7 @@ use turnway_wire::{Frame, Message, frame};
 
 use common::client::{Client, Peer, Transport};
 use common::conversation::{pairs, while_talking};
+use common::link::{dtls_hello, tls_hello};
 use common::{PATIENCE, Relay, Setup};
 use senders::{datagrams, half_open, one_byte_at_a_time, streams};
 
@@ -63,6 +66,52 @@ fn a_million_hostile_messages_leave_no_trace_and_disturb_nobody() {
     let seen = relay.sum("turnway_requests_total") + relay.sum("turnway_dropped_datagrams_total");
     assert!(seen > 1e6, "the relay has seen {seen} messages");
     relay.await_no_allocations();
+}
+
+#[test]
+fn hostile_records_leave_no_trace_and_disturb_nobody() {
+    let limits = format!("{UNLIMITED}\nconnections_per_source = 0");
+    let setup = Setup { limits, transports: &["auto"], ..Setup::default() };
+    let mut relay = Relay::start(setup);
+    let seed = common::client::seed();
+    println!("seed {seed}");
+    let (server, roots) = (relay.address, relay.roots());
+    let [tls, dtls] = [tls_hello(&roots), dtls_hello(&roots)];
+    let attack = |seed: u64, times: u32| {
+        let (roots, tls, dtls) = (&roots, &tls, &dtls);
+        thread::scope(|scope| {
+            scope.spawn(move || records::tls_handshakes(server, seed, tls, 200 * times));
+            scope.spawn(move || {
+                records::dtls_records(server, seed, dtls, 10_000 * times);
+                records::injected_records(server, roots, seed, dtls);
+            });
+            scope.spawn(move || {
+                records::within(server, Transport::Tls, roots, seed, 20 * times);
+                records::within(server, Transport::Dtls, roots, seed, 20 * times);
+            });
+        });
+    };
+    let good = pairs(server, &roots, &Transport::ALL);
+    let [before, after] = while_talking(good, || {
+        attack(seed, 1);
+        relay.samples();
+        let before = relay.resident();
+        attack(seed + 1, 10);
+        [before, relay.resident()]
+    });
+    let grown = after.saturating_sub(before);
+    println!("resident memory grew by {grown} bytes");
+    assert!(grown < MIB, "resident memory grew from {before} to {after} bytes");
+    assert!(relay.is_alive());
+    relay.await_no_allocations();
+    let samples = relay.samples();
+    let handshakes =
+        |outcome: &str| samples[&format!("turnway_tls_handshakes_total{{outcome=\"{outcome}\"}}")];
+    // The one who talked, and the one with hostile messages, twice.
+    assert_eq!(handshakes("completed"), 3.0);
+    assert!(handshakes("failed") > 100.0, "{samples:?}");
+    let ignored = samples["turnway_dtls_strangers_total{outcome=\"ignored\"}"];
+    assert!(ignored > 10_000.0, "{ignored} ClientHellos were ignored");
 }
 
 #[test]

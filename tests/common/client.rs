@@ -178,11 +178,12 @@ impl Client {
         self.server
     }
 
-    /// The UDP socket, to change its options.
+    /// The UDP socket, also that below DTLS, to change its options or to misuse it.
     pub fn socket(&self) -> &UdpSocket {
         match &self.link {
             Link::Udp(socket) => socket,
-            Link::Tcp { .. } | Link::Tls { .. } | Link::Dtls(_) => panic!("no UDP client"),
+            Link::Dtls(stream) => &stream.get_ref().0,
+            Link::Tcp { .. } | Link::Tls { .. } => panic!("no UDP client"),
         }
     }
 

@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::Instant;
 
-use openssl::ssl::{Ssl, SslContext, SslMethod, SslOptions, SslStream, SslVerifyMode, SslVersion};
+use openssl::ssl::{
+    HandshakeError, Ssl, SslContext, SslMethod, SslOptions, SslStream, SslVerifyMode, SslVersion,
+};
 use openssl::x509::X509;
 use openssl::x509::store::X509StoreBuilder;
 use rustls::crypto::aws_lc_rs;
@@ -166,6 +168,44 @@ pub fn dtls_client(roots: &str) -> Ssl {
     ssl.set_hostname(NAME).expect("a name");
     ssl.param_mut().set_host(NAME).expect("a name");
     ssl
+}
+
+/// Keeps the last datagram of a client whom nobody answers.
+#[derive(Debug, Default)]
+struct Recorder(Vec<u8>);
+
+impl Read for Recorder {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+impl Write for Recorder {
+    fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
+        self.0 = datagram.to_vec();
+        Ok(datagram.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The first flight of a DTLS client, which has no cookie yet.
+pub fn dtls_hello(roots: &str) -> Vec<u8> {
+    match dtls_client(roots).connect(Recorder::default()) {
+        Err(HandshakeError::WouldBlock(waiting)) => waiting.get_ref().0.clone(),
+        Err(_) | Ok(_) => panic!("nobody has answered"),
+    }
+}
+
+/// The first flight of a TLS client.
+pub fn tls_hello(roots: &str) -> Vec<u8> {
+    let name = ServerName::try_from(NAME).expect("a name");
+    let client = ClientConnection::new(tls_config(roots), name);
+    let mut hello = Vec::new();
+    client.expect("a configuration").write_tls(&mut hello).expect("memory");
+    hello
 }
 
 /// A UDP socket that is connected to `server`, from any address.
