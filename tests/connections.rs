@@ -5,7 +5,7 @@ mod common;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openssl::ssl::HandshakeError;
 use socket2::{Domain, Socket, Type};
@@ -162,6 +162,27 @@ fn a_source_has_so_many_connections_and_sessions_and_no_more() {
         client.refresh(600).expect_success();
     }
     assert_eq!(relay.samples()[REFUSALS], 2.0);
+}
+
+#[test]
+fn a_source_has_so_many_handshakes_and_no_more() {
+    let relay = relay("handshakes_per_source = \"1/s\"", "");
+    let hello = tls_hello(&relay.roots());
+    let began = Instant::now();
+    let answered = (0..40).filter(|_| {
+        let mut stream = connect_from(Ipv4Addr::LOCALHOST, relay.address);
+        stream.write_all(&hello).expect("sent");
+        // A ServerHello, or the end of the connection.
+        matches!(stream.read(&mut [0; 1]), Ok(1))
+    });
+    let answered = answered.count() as f64;
+    let most = 11.0 + began.elapsed().as_secs_f64();
+    assert!((10.0..=most).contains(&answered), "{answered} of 40 were answered");
+    relay.await_samples("the others", |samples| samples[REFUSALS] == 40.0 - answered);
+    // Without a handshake it is served all the same, and so is another source.
+    relay.client(Transport::Tcp).allocate();
+    let stream = connect_from(Ipv4Addr::new(127, 0, 0, 2), relay.address);
+    Client::tls_from(stream, relay.address, tls_config(&relay.roots())).allocate();
 }
 
 /// A relay with a second listener behind proxies on 127.0.0.1, and where that is.

@@ -31,7 +31,8 @@ const TLS_LIMIT: u64 = 24 * 1024;
 const TCP_LIMIT: u64 = 2 * 1024;
 
 const LIMITS: &str = "tcp_connections = 16000\nconnections_per_source = 0\n\
-    tcp_idle_timeout = \"30m\"\nunauthenticated_per_source = \"1000000/s\"\n\
+    tcp_idle_timeout = \"30m\"\nhandshakes_per_source = \"1000000/s\"\n\
+    unauthenticated_per_source = \"1000000/s\"\n\
     unauthenticated_burst = 1000000";
 
 #[test]

@@ -27,8 +27,8 @@ use senders::{datagrams, half_open, one_byte_at_a_time, streams};
 const MIB: u64 = 1 << 20;
 
 /// `[limits]` without a limit for strangers: every message is to get as far as it can.
-const UNLIMITED: &str =
-    "unauthenticated_per_source = \"1000000/s\"\nunauthenticated_burst = 1000000";
+const UNLIMITED: &str = "handshakes_per_source = \"1000000/s\"\n\
+    unauthenticated_per_source = \"1000000/s\"\nunauthenticated_burst = 1000000";
 
 fn relay() -> Relay {
     Relay::start(Setup { limits: UNLIMITED.to_owned(), ..Setup::default() })
