@@ -186,7 +186,7 @@ impl Accounts {
         self.complete = read.is_ok();
         let failed = match read {
             Ok(rows) => {
-                drop(self.begin(periods, Known::new(rows.into_iter())));
+                drop(self.begin(periods, Known::new(rows)));
                 return Ok(());
             }
             Err(failed) => failed,
@@ -198,7 +198,7 @@ impl Accounts {
     }
 
     /// What the database has of two periods.
-    fn usage(&self, day: &str, month: &str) -> Result<Vec<(Arc<[u8]>, Counters)>, DatabaseError> {
+    fn usage(&self, day: &str, month: &str) -> Result<Vec<Row>, DatabaseError> {
         let mut all = Vec::new();
         for (number, realm) in self.realms.iter().enumerate() {
             let of = prepared(realm).filter(|_| number > 0);
@@ -352,7 +352,10 @@ fn prepared(realm: &str) -> Option<Vec<u8>> {
     opaque_string(realm.as_bytes()).map(|realm| realm.into_owned().into_bytes())
 }
 
-fn known(row: Usage) -> (Arc<[u8]>, Counters) {
+/// An account as the ledger names it, and what it has used.
+type Row = (Arc<[u8]>, Counters);
+
+fn known(row: Usage) -> Row {
     let counters = Counters { day: into_ledger(row.day), month: into_ledger(row.month) };
     (Arc::from(row.account), counters)
 }

@@ -159,7 +159,7 @@ impl Shard {
     }
 
     /// Bytes that a client sent for its peer.
-    pub(super) fn from_client(&mut self, id: ConnectionId, bytes: &[u8], batch: &ReceiveBatch) {
+    pub(super) fn on_spliced(&mut self, id: ConnectionId, bytes: &[u8], batch: &ReceiveBatch) {
         if let Some(peer) = self.peers.get_mut(id) {
             peer.to_peer.push(bytes);
             self.pump(id, batch);

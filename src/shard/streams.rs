@@ -177,7 +177,7 @@ impl Shard {
         if let (Some(id), Some(connection)) = (joined, self.connections.of(&client)) {
             let data = batch.data(slot);
             connection.keep(&[], &data[rest..]);
-            self.from_client(id, &data[taken..end], batch);
+            self.on_spliced(id, &data[taken..end], batch);
             if closed {
                 self.client_ended(id, batch);
             }

@@ -143,9 +143,11 @@ impl Session {
     pub fn end_sending(&mut self, out: &mut Vec<u8>) {
         // In a handshake rustls may be in the middle of a message, and must not be asked without
         // the bytes that it has seen of it: it would panic.
-        let handshaking = self.is_handshaking();
+        if self.is_handshaking() {
+            return;
+        }
         let State::Open(connection) = &mut self.state else { return };
-        while !handshaking {
+        loop {
             match connection.process_tls_records(&mut []).state {
                 Ok(ConnectionState::EncodeTlsData(data)) => encode(data, out),
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
