@@ -270,7 +270,7 @@ impl Relay {
         let mut answered = 0;
         while let Some(effect) = self.server.poll() {
             match effect {
-                Effect::Reply { len, .. } => answered = len,
+                Effect::Reply { len, .. } | Effect::ReplyFrom { len, .. } => answered = len,
                 Effect::Bind { allocation, .. } => {
                     let bound = bound(allocation);
                     self.server.handle(Event::Bound(bound), NOW, out);
@@ -374,6 +374,7 @@ fn server(quotas: Arc<Quotas>) -> Server {
         limits: Limits::default(),
         alternates: Default::default(),
         quotas,
+        discovery: None,
         v4: true,
         v6: false,
     };

@@ -23,7 +23,8 @@ pub fn start(config: &Config, relays: &[RelayAddrs]) -> Option<Arc<Offload>> {
             mode,
             interfaces,
             max_channels: config.offload.max_channels,
-            binding: Some(binding(&config.limits)),
+            // Its answers say nothing of what NAT behaviour discovery is about.
+            binding: config.nat_discovery.is_none().then(|| binding(&config.limits)),
             listeners: udp_listeners(config).collect(),
         })
     });

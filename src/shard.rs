@@ -256,6 +256,7 @@ impl Shard {
                 Effect::Exchange => self.exchange(),
                 Effect::ChannelDown { relay, number, .. } => self.channel_down(relay, number),
                 Effect::Reply { .. }
+                | Effect::ReplyFrom { .. }
                 | Effect::Indicate { .. }
                 | Effect::Reserve { .. }
                 | Effect::Bind { .. }
@@ -318,6 +319,7 @@ impl Shard {
         while let Some(effect) = self.parts.server.poll() {
             match effect {
                 Effect::Reply { to, len } => self.answer(&to, len, batch),
+                Effect::ReplyFrom { from, to, len } => self.answer_from(from, to, len),
                 Effect::Indicate { to, len } => self.indicate(&to, len),
                 Effect::Reserve { account, client } => {
                     let mut ledger = self.parts.ledger.lock();

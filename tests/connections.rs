@@ -112,6 +112,12 @@ fn a_handshake_that_takes_too_long_ends_the_connection() {
 
 #[test]
 fn clients_who_never_allocate_are_sent_away_whatever_else_they_do() {
+    //= rfc7350#section-3
+    //= type=test
+    //# The same
+    //# rules established in Section 7.2.2 of [RFC5389] for keeping open and
+    //# closing TCP/TLS connections MUST be used as well for DTLS
+    //# associations.
     let relay = relay("tcp_idle_timeout = \"2s\"", "");
     let mut steady = Transport::ALL.map(|over| relay.client(over));
     for client in &mut steady {

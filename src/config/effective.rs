@@ -11,8 +11,8 @@ use super::raw::{Reload, TABLES};
 use super::secret::REDACTED;
 use super::units::{BitRate, Delay, Moment, Period, Size, Span, Volume};
 use super::{
-    Admin, AdminListen, Auth, CertificateFiles, Config, Credential, Limits, Listen, Log, OAuthKey,
-    OAuthSecret, Quota, Realm, Relay, Secret, Tls,
+    Admin, AdminListen, Auth, CertificateFiles, Config, Credential, Limits, Listen, Log,
+    NatDiscovery, OAuthKey, OAuthSecret, Quota, Realm, Relay, RelayAddress, Secret, Tls,
 };
 
 /// The keys that differ and cannot change while the daemon runs, as dotted names
@@ -149,6 +149,7 @@ fn top_level(config: &Config) -> Vec<Setting> {
         realm,
         listen,
         relay,
+        nat_discovery,
         auth: _,
         oauth: _,
         realms: _,
@@ -165,16 +166,16 @@ fn top_level(config: &Config) -> Vec<Setting> {
         places: _,
     } = config;
     let listeners = listen.iter().map(listener);
-    let addresses = relay.addresses.iter().map(|address| {
-        if address.local == address.external {
-            quoted(&address.local)
-        } else {
-            let (local, external) = (quoted(&address.local), quoted(&address.external));
-            format!("{{ local = {local}, external = {external} }}")
-        }
-    });
+    let addresses = relay.addresses.iter().map(own_address);
     let addresses = (!relay.addresses.is_empty()).then(|| list(addresses));
     let ports = format!("{}-{}", relay.ports.start(), relay.ports.end());
+    let (discovery, discovery_ports) = match nat_discovery {
+        None => (None, None),
+        Some(NatDiscovery { addresses, ports }) => (
+            Some(list(addresses.iter().flatten().map(own_address))),
+            Some(format!("[{}, {}]", ports[0], ports[1])),
+        ),
+    };
     vec![
         set("realm", quoted(realm)),
         optional("shards", shards.map(|count| count.to_string()), "one for each usable CPU"),
@@ -182,10 +183,19 @@ fn top_level(config: &Config) -> Vec<Setting> {
         optional("relay.addresses", addresses, "the address of the default route of each family"),
         set("relay.ports", quoted(&ports)),
         set("relay.tcp", relay.tcp.to_string()),
+        optional("nat_discovery.addresses", discovery, "off"),
+        optional("nat_discovery.ports", discovery_ports, "off"),
         set("peers.allow", list(peers.allow.iter().map(quoted))),
         set("peers.deny", list(peers.deny.iter().map(quoted))),
         set("peers.nat64", list(peers.nat64.iter().map(quoted))),
     ]
+}
+
+fn own_address(RelayAddress { local, external }: &RelayAddress) -> String {
+    if local == external {
+        return quoted(local);
+    }
+    format!("{{ local = {}, external = {} }}", quoted(local), quoted(external))
 }
 
 fn listener(listen: &Listen) -> String {

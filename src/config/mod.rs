@@ -52,6 +52,8 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// Where relayed transport addresses come from.
     pub relay: Relay,
+    /// NAT behaviour discovery; `None`: off.
+    pub nat_discovery: Option<NatDiscovery>,
     /// Who may use the relay; never nobody, unless a database may have users.
     pub auth: Auth,
     /// Access tokens; `None`: there are none.
@@ -181,13 +183,22 @@ pub struct Relay {
     pub tcp: bool,
 }
 
-/// An address to relay from, and what the world calls it. Both are of one family.
+/// An address of this machine, and what the world calls it. Both are of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RelayAddress {
     /// The address on our interface.
     pub local: IpAddr,
     /// The address clients are given; the same as `local` unless there is a 1:1 NAT.
     pub external: IpAddr,
+}
+
+/// `[nat_discovery]`. At each port of each address there is a listener for UDP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NatDiscovery {
+    /// Two addresses of a family, or two of each.
+    pub addresses: Vec<[RelayAddress; 2]>,
+    /// Two different ports, none of them 0.
+    pub ports: [u16; 2],
 }
 
 /// `[auth]`
@@ -613,6 +624,7 @@ impl Config {
                 ports: raw.relay.ports.into_inner().0,
                 tcp: raw.relay.tcp.into_inner(),
             },
+            nat_discovery: None,
             auth: Auth {
                 rest_secrets: vec![secret],
                 rest_separator: ':',

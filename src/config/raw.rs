@@ -79,11 +79,13 @@ pub(super) struct Table {
 }
 
 /// Every table, in the order of the reference.
-pub(super) const TABLES: [&Table; 21] = [
+pub(super) const TABLES: [&Table; 23] = [
     &RawConfig::TABLE,
     &RawListen::TABLE,
     &RawRelay::TABLE,
     &RawRelayPair::TABLE,
+    &RawNatDiscovery::TABLE,
+    &DISCOVERY_PAIR,
     &RawAuth::TABLE,
     &RawUser::TABLE,
     &RawOAuth::TABLE,
@@ -173,6 +175,7 @@ keys! {
         Example shards: Count = "4", Restart;
         => listen: Vec<Spanned<RawListen>>;
         => relay: RawRelay;
+        => nat_discovery: RawNatDiscovery;
         => auth: RawAuth;
         => oauth: RawOAuth;
         => realms: Vec<Spanned<RawRealm>>;
@@ -228,7 +231,7 @@ keys! {
 }
 
 keys! {
-    /// An address behind 1:1 NAT: an entry of `[relay] addresses`.
+    /// An address behind 1:1 NAT: an entry of `addresses`.
     Inline "relay.addresses" RawRelayPair {
         /// The address on this machine's interface.
         Required local: String = "\"10.0.0.5\"", Restart;
@@ -236,6 +239,25 @@ keys! {
         Required external: String = "\"203.0.113.7\"", Restart;
     }
 }
+
+keys! {
+    /// NAT behaviour discovery (RFC 5780): clients learn how the NATs in front of them map and
+    /// filter. It is off without `addresses`. It is for UDP and needs no credentials; its answers
+    /// are bounded as `unauthenticated_per_source` in `[limits]` says, and go nowhere but to the
+    /// address that asked.
+    Table "nat_discovery" RawNatDiscovery {
+        /// Two addresses of this machine, of one family; or two of IPv4 and two of IPv6. Behind 1:1
+        /// NAT write pairs, as in `[relay]`.
+        Example addresses: Vec<Spanned<RawRelayAddress>>
+            = "[\"203.0.113.7\", \"203.0.113.8\"]", Restart;
+        /// Two ports. A UDP listener is opened at both ports of each address where no `[[listen]]`
+        /// has one. Open them in the firewall.
+        Default ports: Vec<u16> = "[3478, 3479]", Restart;
+    }
+}
+
+/// The same for `[nat_discovery] addresses`.
+const DISCOVERY_PAIR: Table = Table { path: "nat_discovery.addresses", ..RawRelayPair::TABLE };
 
 keys! {
     /// Who may use the relay: shared secrets for time-limited (REST) credentials, named users, a
@@ -707,6 +729,7 @@ mod tests {
         RawListen::default();
         RawCertificate::default();
         RawRelayPair::default();
+        assert_eq!(raw.nat_discovery.ports.get_ref(), &[3478, 3479]);
         RawQuotaRealm::default();
         RawOAuthKey::default();
         RawRealm::default();

@@ -3,11 +3,13 @@
 //! All problems of a file are collected, so that one run of `turnway check` shows them all.
 //! `network.rs` has listeners, relay addresses and peers; `auth.rs` has users, secrets and the
 //! database; `oauth.rs` has access tokens; `alternate.rs` has other servers; `quota.rs` has limits
-//! of users and bandwidth; `realms.rs` has further realms; `admin.rs` has the admin API; `tls.rs` has certificates.
+//! of users and bandwidth; `realms.rs` has further realms; `admin.rs` has the admin API; `tls.rs`
+//! has certificates; `discovery.rs` has NAT behaviour discovery.
 
 mod admin;
 mod alternate;
 mod auth;
+mod discovery;
 mod network;
 mod oauth;
 mod quota;
@@ -45,7 +47,8 @@ pub(super) fn resolve(
     let mut checks = Checks { source, problems, warnings: Vec::new() };
     let realm = checks.realm(&raw.realm);
     let shards = raw.shards.as_ref().map(|shards| checks.shards(shards));
-    let listen = checks.listeners(&raw.listen);
+    let mut listen = checks.listeners(&raw.listen);
+    let nat_discovery = checks.nat_discovery(&raw.nat_discovery, &mut listen);
     let relay = checks.relay(&raw.relay, &listen);
     checks.warn_if_everybody_reads(&raw.auth, &raw.admin);
     let database = raw.auth.database.as_ref().map(|url| source.place(url.span()));
@@ -91,6 +94,7 @@ pub(super) fn resolve(
         realm,
         listen,
         relay,
+        nat_discovery,
         auth,
         oauth,
         realms,

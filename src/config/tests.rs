@@ -2,6 +2,7 @@
 
 mod admin;
 mod auth;
+mod discovery;
 mod oauth;
 mod quota;
 mod realms;
@@ -85,6 +86,9 @@ proxy_protocol = ["10.0.0.0/8"]
 addresses = ["203.0.113.7", { local = "fd00::5", external = "2001:db8::7" }]
 ports = "50000-50999"
 tcp = false
+[nat_discovery]
+addresses = ["203.0.113.7", { local = "10.0.0.6", external = "203.0.113.8" }]
+ports = [3480, 3481]
 [auth]
 rest_secrets = ["0123456789abcdef", "fedcba9876543210"]
 rest_separator = "|"
@@ -197,6 +201,8 @@ fn every_key_is_read() {
     };
     assert_eq!(config.relay.addresses[1], pair);
     assert_eq!(config.relay.addresses[0].local, config.relay.addresses[0].external);
+    let discovery = config.nat_discovery.unwrap();
+    assert_eq!((discovery.addresses.len(), discovery.ports), (1, [3480, 3481]));
     assert_eq!(config.auth.rest_secrets[1].expose(), "fedcba9876543210");
     assert_eq!(config.auth.rest_separator, '|');
     let credentials: Vec<_> = config.auth.users.iter().map(|user| &user.credential).collect();

@@ -63,7 +63,20 @@ impl Listener {
     /// What a datagram to `client` must state as its source: nothing where the socket has but one
     /// address, which spares the kernel work.
     pub fn source(&self, client: &Client) -> Option<IpAddr> {
-        self.local.ip().is_unspecified().then(|| client.tuple.server.ip())
+        self.source_of(client.tuple.server.ip())
+    }
+
+    /// What a datagram from one of the listener's addresses must state as its source.
+    pub fn source_of(&self, address: IpAddr) -> Option<IpAddr> {
+        self.local.ip().is_unspecified().then_some(address)
+    }
+
+    /// Whether datagrams can leave here from a transport address.
+    pub fn has(&self, address: SocketAddr) -> bool {
+        let ip = self.local.ip();
+        let of_a_family = ip.is_ipv4() == address.is_ipv4();
+        self.local.port() == address.port()
+            && (ip == address.ip() || (ip.is_unspecified() && of_a_family))
     }
 
     /// How many datagrams the kernel has dropped since the last call.

@@ -9,6 +9,7 @@ use turnway_relay::alternate::{Selection, When};
 use turnway_relay::auth::{
     Auth, AuthConfig, OAuthConfig, OAuthKey, OAuthSecret, StaticUser, UserCredential, opaque_string,
 };
+use turnway_relay::discovery::{Discovery, DiscoveryAddress};
 use turnway_relay::limits::Limits;
 use turnway_relay::policy::{Policy, PolicyConfig};
 use turnway_relay::quota::{Quotas, RealmQuotas, account};
@@ -16,7 +17,9 @@ use turnway_relay::{Realm, RealmId, Realms};
 use zeroize::Zeroizing;
 
 use super::ServeError;
-use crate::config::{self, AdminListen, AlternateWhen, Config, Credential};
+use crate::config::{
+    self, AdminListen, AlternateWhen, Config, Credential, NatDiscovery, RelayAddress,
+};
 use crate::database::{Overrides, UserRow};
 use crate::ports::RelayAddrs;
 
@@ -72,6 +75,7 @@ pub(super) fn build(
             icmp_per_second: limits.icmp_per_allocation.per_second,
         },
         quotas: Arc::new(quotas(config, users)),
+        discovery: config.nat_discovery.as_ref().map(discovery),
         v4: context.relays.iter().any(|relay| relay.local.is_ipv4()),
         v6: context.relays.iter().any(|relay| relay.local.is_ipv6()),
     })
@@ -168,6 +172,17 @@ fn alternates(config: &Config, own: &[IpAddr]) -> Selection {
     let servers = config.alternates.servers.iter();
     let others = servers.filter(|server| !server.addresses.iter().any(is_ours));
     Selection::new(when, others.cloned().collect())
+}
+
+fn discovery(config: &NatDiscovery) -> Discovery {
+    let seen = |address: RelayAddress| DiscoveryAddress {
+        local: address.local,
+        external: address.external,
+    };
+    Discovery {
+        addresses: config.addresses.iter().map(|pair| pair.map(seen)).collect(),
+        ports: config.ports,
+    }
 }
 
 fn policy(

@@ -1,5 +1,7 @@
 //! Datagrams: from clients to the rules, from peers to the rules, and on.
 
+use std::net::SocketAddr;
+
 use turnway_relay::{Client, Direction, Event, IcmpError, IpFields, Route, Transport};
 use turnway_udp::{self as udp, Outgoing, Payload, Prefix, ReceiveBatch};
 use turnway_wire::{Family, Kind, classify};
@@ -240,6 +242,19 @@ impl Shard {
             pad: 0,
             tag: TO_CLIENT,
         });
+    }
+
+    /// Answers a UDP client from another of our transport addresses: each shard has a socket for
+    /// each of them.
+    pub(super) fn answer_from(&mut self, from: SocketAddr, to: SocketAddr, len: usize) {
+        let listener = self.parts.udp.iter().find(|listener| listener.has(from));
+        let sent = listener.map(|listener| {
+            let source = listener.source_of(from.ip());
+            udp::send_one(listener.fd(), &self.reply[..len], to, source)
+        });
+        if !matches!(sent, Some(Ok(()))) {
+            self.stats.send_errors_to_client += 1;
+        }
     }
 
     /// ICMP errors that came back to a relay socket.

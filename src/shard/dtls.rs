@@ -258,8 +258,10 @@ impl Shard {
 
     /// Ends a session, and with it the allocation of its client.
     //= rfc7350#section-3
-    //# The rules for
+    //# The same
+    //# rules established in Section 7.2.2 of [RFC5389] for keeping open and
     //# closing TCP/TLS connections MUST be used as well for DTLS
+    //# associations.
     fn end_session(&mut self, index: u32, batch: &ReceiveBatch) {
         let Some(dtls) = &mut self.dtls else { return };
         let Some(client) = dtls.sessions.client(index) else { return };

@@ -233,6 +233,14 @@ impl Authority {
 }
 
 /// The cryptography that TLS is made of.
+//= rfc8489#section-6.2.3
+//= type=exception
+//= reason=rustls has no TLS_DHE suites, which nobody needs who has the ECDHE suites beside them; over DTLS both are there.
+//# When STUN is run by itself over TLS-over-TCP or DTLS-over-UDP, the
+//# TLS_DHE_RSA_WITH_AES_128_GCM_SHA256 and
+//# TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 ciphersuites MUST be
+//# implemented (for compatibility with older versions of this protocol),
+//# except if deprecated by rules of a specific STUN usage.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     Arc::clone(PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())))

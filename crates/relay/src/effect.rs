@@ -147,6 +147,16 @@ pub enum Effect {
         /// Bytes written.
         len: usize,
     },
+    /// Send the first `len` bytes of the buffer given to the call over UDP, from another of the
+    /// server's transport addresses or to another port (RFC 5780).
+    ReplyFrom {
+        /// From which address and port, as this machine sees it.
+        from: SocketAddr,
+        /// To where.
+        to: SocketAddr,
+        /// Bytes written.
+        len: usize,
+    },
     /// Send the first `len` bytes of the buffer given to the call: an indication nobody asked for,
     /// which may be dropped like a datagram.
     Indicate {

@@ -29,6 +29,7 @@ mod bucket;
 mod channel;
 mod connect;
 mod connections;
+pub mod discovery;
 pub mod effect;
 mod few;
 mod icmp;

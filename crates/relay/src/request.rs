@@ -54,6 +54,17 @@ impl Answer {
     }
 
     /// Writes a response and returns its length.
+    //= rfc8489#section-6.3.1.1
+    //= type=exception
+    //= reason=It would tell an attacker which holes to try (section 16.1.2), and make answers to strangers longer.
+    //# In addition, the server SHOULD add a SOFTWARE attribute to the
+    //# message.
+    //= rfc8656#section-5
+    //= type=exception
+    //= reason=It would tell an attacker which holes to try (section 21.1.6), and make answers to strangers longer.
+    //# The server SHOULD include the SOFTWARE attribute in all Allocate and
+    //# Refresh responses (either success or failure) and MAY include it in
+    //# other responses or indications.
     pub(crate) fn write(
         &self,
         out: &mut [u8],
@@ -127,7 +138,7 @@ impl Server {
         };
         let key = fresh.as_ref().or(known).map(|identity| identity.key().clone());
         let call = Call { msg, answer: Answer { key, ..answer } };
-        if self.rejects_unknown(&call, out) {
+        if self.rejects_unknown(&call, &[], out) {
             return;
         }
         self.dispatch(&call, id, fresh, now, out);
@@ -198,8 +209,15 @@ impl Server {
         }
     }
 
-    /// Answers 420 if the request has attributes that must be understood and are not.
-    pub(crate) fn rejects_unknown(&mut self, call: &Call<'_>, out: &mut [u8]) -> bool {
+    /// Answers 420 if the request has attributes that must be understood and are not. Those of
+    /// `also` are understood here beside the usual.
+    pub(crate) fn rejects_unknown(
+        &mut self,
+        call: &Call<'_>,
+        also: &[AttributeType],
+        out: &mut [u8],
+    ) -> bool {
+        let understood = |ty| understood(ty) || also.contains(&ty);
         let mut unknown = [AttributeType(0); UNKNOWN_MAX];
         let mut count = 0;
         // What authenticated a request was understood.
@@ -336,7 +354,13 @@ impl Server {
         self.reply(answer, outcome, written);
     }
 
-    fn reply(&mut self, answer: &Answer, outcome: Outcome, written: Result<usize, BufferFull>) {
+    /// Sends an answer that is written to whoever asked.
+    pub(crate) fn reply(
+        &mut self,
+        answer: &Answer,
+        outcome: Outcome,
+        written: Result<usize, BufferFull>,
+    ) {
         let len = written.expect("no response is longer than the buffer `handle` asks for");
         self.stats.answered(answer.request, outcome);
         self.effects.push_back(Effect::Reply { to: answer.client, len });

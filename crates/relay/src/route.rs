@@ -278,6 +278,15 @@ fn is_translation(from: &Client, peer: PeerAddr) -> bool {
 //# Limit and generating an ICMPv6 error if it reaches zero.
 //= rfc8656#section-14
 //# Preferred Behavior: Set the outgoing value to the incoming value.
+//= rfc8656#section-14
+//= type=exception
+//= reason=Linux does not tell whether a received datagram had DF; the alternate behavior takes it for 0. DF is set where a Send indication asks for it.
+//# In
+//# all other cases, when sending an outgoing packet containing
+//# application data (e.g., Data indication, a ChannelData message, or
+//# the DONT-FRAGMENT attribute not included in the Send indication),
+//# copy the DF bit from the DF bit of the incoming packet that
+//# contained the application data.
 fn outgoing(ip: Option<IpFields>) -> Result<Option<IpFields>, Reason> {
     match ip {
         None => Ok(None),

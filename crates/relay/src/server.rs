@@ -13,6 +13,7 @@ use crate::address::{FiveTuple, Now, RealmId};
 use crate::allocate::Pending;
 use crate::alternate::Selection;
 use crate::connections::Connections;
+use crate::discovery::Discovery;
 use crate::effect::{Effect, Event, Record, VolumeSpent};
 use crate::ledger::Exchange;
 use crate::limits::Limits;
@@ -36,6 +37,8 @@ pub struct Config {
     pub alternates: Selection,
     /// What users may use. The ledger must know the same.
     pub quotas: Arc<Quotas>,
+    /// Where NAT behaviour discovery (RFC 5780) answers; `None`: nowhere.
+    pub discovery: Option<Discovery>,
     /// Whether there are IPv4 relay addresses.
     pub v4: bool,
     /// Whether there are IPv6 relay addresses.
@@ -113,7 +116,7 @@ impl Server {
     }
 
     /// Takes in something that happened. At most one reply is written to `out`, which should hold
-    /// 1,500 bytes; [`Effect::Reply`] says how many were. Drain [`Self::poll`] before the next
+    /// 2,048 bytes; [`Effect::Reply`] says how many were. Drain [`Self::poll`] before the next
     /// call.
     pub fn handle(&mut self, event: Event<'_>, now: Now, out: &mut [u8]) {
         match event {

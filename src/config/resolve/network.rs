@@ -21,18 +21,21 @@ const SENSITIVE: [(&str, &str); 4] = [
 /// What to write where a relay address is private and has no external one; `None` if it is public.
 #[must_use]
 pub fn private_relay_warning(address: IpAddr) -> Option<String> {
-    let private = match address {
-        // RFC 6598 (carrier-grade NAT) has no method in std.
-        IpAddr::V4(v4) => v4.is_private() || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64),
-        IpAddr::V6(v6) => v6.is_unique_local(),
-    };
-    private.then(|| {
+    is_private(address).then(|| {
         format!(
             "{address} is a private address, which peers on the Internet cannot reach; behind 1:1 \
              NAT write addresses = [{{ local = \"{address}\", external = \"your public \
              address\" }}] in [relay]"
         )
     })
+}
+
+pub(super) fn is_private(address: IpAddr) -> bool {
+    match address {
+        // RFC 6598 (carrier-grade NAT) has no method in std.
+        IpAddr::V4(v4) => v4.is_private() || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64),
+        IpAddr::V6(v6) => v6.is_unique_local(),
+    }
 }
 
 impl Checks<'_> {
@@ -192,6 +195,26 @@ impl Checks<'_> {
         earlier: &[RelayAddress],
         listeners: &[Spanned<Listen>],
     ) -> Option<RelayAddress> {
+        let RelayAddress { local, external } = self.own_address(raw)?;
+        let span = raw.span();
+        if earlier.iter().any(|other| other.local == local || other.external == external) {
+            self.error(span, format!("{local} / {external} is there already; remove one"));
+            return None;
+        }
+        let all_loopback =
+            listeners.iter().all(|listener| listener.get_ref().address.ip().is_loopback());
+        if external.is_loopback() && !all_loopback {
+            self.warn(span, format!("peers on other machines cannot reach {external}"));
+        } else if local == external
+            && let Some(warning) = private_relay_warning(local)
+        {
+            self.warn(span, warning);
+        }
+        Some(RelayAddress { local, external })
+    }
+
+    /// An address of this machine with what the world calls it.
+    pub(super) fn own_address(&mut self, raw: &Spanned<RawRelayAddress>) -> Option<RelayAddress> {
         let (local, external) = match raw.get_ref() {
             RawRelayAddress::Plain(text) => {
                 let local = self.ip_address(&Spanned::new(raw.span(), text.clone()))?;
@@ -213,29 +236,15 @@ impl Checks<'_> {
                 return None;
             }
         };
-        let span = raw.span();
         if local.is_ipv4() != external.is_ipv4() {
             self.error(
-                span,
+                raw.span(),
                 format!(
                     "local {local} and external {external} are of different families; NAT does \
                      not change the family, so write one pair for each"
                 ),
             );
             return None;
-        }
-        if earlier.iter().any(|other| other.local == local || other.external == external) {
-            self.error(span, format!("{local} / {external} is there already; remove one"));
-            return None;
-        }
-        let all_loopback =
-            listeners.iter().all(|listener| listener.get_ref().address.ip().is_loopback());
-        if external.is_loopback() && !all_loopback {
-            self.warn(span, format!("peers on other machines cannot reach {external}"));
-        } else if local == external
-            && let Some(warning) = private_relay_warning(local)
-        {
-            self.warn(span, warning);
         }
         Some(RelayAddress { local, external })
     }

@@ -14,6 +14,7 @@ use turnway_relay::alternate::Selection;
 use turnway_relay::auth::{
     Auth, AuthConfig, OAuthConfig, OAuthKey, OAuthSecret, StaticUser, UserCredential,
 };
+use turnway_relay::discovery::Discovery;
 use turnway_relay::effect::VolumeSpent;
 use turnway_relay::ledger::Last;
 use turnway_relay::limits::Limits;
@@ -75,6 +76,7 @@ pub(crate) struct Settings {
     pub(crate) alternates: Selection,
     pub(crate) limits: Limits,
     pub(crate) quotas: Quotas,
+    pub(crate) discovery: Option<Discovery>,
     pub(crate) v4: bool,
     pub(crate) v6: bool,
     pub(crate) allow: Vec<&'static str>,
@@ -101,6 +103,7 @@ impl Default for Settings {
             alternates: Selection::default(),
             limits: Limits::default(),
             quotas: Quotas::default(),
+            discovery: None,
             v4: true,
             v6: true,
             allow: vec!["198.51.100.0/24", "2001:db8:99::/48"],
@@ -156,6 +159,7 @@ impl Settings {
             limits: self.limits.clone(),
             alternates: self.alternates.clone(),
             quotas: Arc::new(self.quotas.clone()),
+            discovery: self.discovery.clone(),
             v4: self.v4,
             v6: self.v6,
         })
@@ -213,6 +217,8 @@ pub(crate) struct World {
     pub(crate) connecting: Vec<Connecting>,
     pub(crate) spliced: Vec<(ConnectionId, Client)>,
     pub(crate) disconnected: Vec<ConnectionId>,
+    /// A reply from another of the server's transport addresses: from where, to where, and what.
+    pub(crate) elsewhere: Option<(SocketAddr, SocketAddr, Vec<u8>)>,
     /// What a second data path relayed of an allocation and did not tell yet: datagrams and bytes
     /// to its peers. It is told when a channel goes down.
     pub(crate) untold: HashMap<AllocationId, (u64, u64)>,
@@ -256,6 +262,7 @@ impl World {
             connecting: Vec::new(),
             spliced: Vec::new(),
             disconnected: Vec::new(),
+            elsewhere: None,
             untold: HashMap::new(),
             late: Late::default(),
             second: None,
@@ -272,7 +279,7 @@ impl World {
 
     /// Lets an event happen and does what the rules want. Gives the reply, if there is one.
     pub(crate) fn handle(&mut self, shard: usize, event: Event<'_>) -> Option<(Client, Vec<u8>)> {
-        let mut out = [0xEE; 1500];
+        let mut out = [0xEE; 2048];
         self.servers[shard].handle(event, self.now, &mut out);
         self.carry_out(shard, &mut out)
     }
@@ -284,6 +291,10 @@ impl World {
                 Effect::Reply { to, len } | Effect::Indicate { to, len } => {
                     assert!(reply.is_none(), "two replies to one event");
                     reply = Some((to, out[..len].to_vec()));
+                }
+                Effect::ReplyFrom { from, to, len } => {
+                    assert!(reply.is_none() && self.elsewhere.is_none(), "two replies");
+                    self.elsewhere = Some((from, to, out[..len].to_vec()));
                 }
                 Effect::Bind { allocation, want, protocol, near, owner, until_ns } => {
                     self.bound.push(protocol);

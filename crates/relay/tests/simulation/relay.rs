@@ -104,6 +104,7 @@ pub(crate) fn config(rest: bool) -> Config {
         limits: Limits::default(),
         alternates: Default::default(),
         quotas: Arc::new(Quotas::default()),
+        discovery: None,
         v4: true,
         v6: true,
     }

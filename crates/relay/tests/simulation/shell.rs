@@ -267,6 +267,7 @@ impl World<'_> {
                     assert_eq!(replies, 1, "two replies to one call");
                     self.reply(shard, cause, to, &out[..len]);
                 }
+                Effect::ReplyFrom { .. } => panic!("there is no NAT behaviour discovery here"),
                 Effect::Bind { allocation, want, protocol, near, owner, until_ns } => {
                     assert_eq!(protocol, Protocol::Udp, "nobody asks for TCP here");
                     let Cause::Request { from, .. } = cause else {

@@ -57,6 +57,13 @@ fn a_client_is_sent_to_a_server_of_its_family() {
         //# contains an IP address of the address family other than the source IP
         //# address of the request message.
         assert_eq!(elsewhere(&response), (Some(addr(first)), 2));
+        //= rfc8489#section-10
+        //= type=test
+        //# If the transaction uses TLS or DTLS, if the transaction is
+        //# authenticated by a MESSAGE-INTEGRITY-SHA256 attribute, and if the
+        //# server wants to redirect to a server that uses a different
+        //# certificate, then it MUST include an ALTERNATE-DOMAIN attribute
+        //# containing the name inside the subjectAltName of that certificate.
         let domain = message.get::<AlternateDomain<'_>>().unwrap().unwrap();
         assert_eq!(domain.0, b"other.example.org");
     }

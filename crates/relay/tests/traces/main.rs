@@ -11,6 +11,7 @@ mod binding;
 mod channel;
 mod counts;
 mod data;
+mod discovery;
 mod dual;
 mod even_port;
 mod header;

@@ -123,6 +123,17 @@ fn a_challenge_with_a_server_name_is_not_three_times_the_request() {
 fn a_token_serves_for_all_that_a_password_does() {
     let mut world = World::new(&settings());
     let mut client = bearer(&mut world);
+    //= rfc7635#section-4.1.1
+    //= type=test
+    //# A
+    //# STUN server and authorization server implementation MUST support
+    //# A256GCM as the authenticated encryption algorithm.
+    //= rfc7635#section-6.2
+    //= type=test
+    //# The key length of
+    //# 160 bits MUST be supported (i.e., only the 160-bit key is used by
+    //# HMAC-SHA-1 for message integrity of STUN messages).
+    assert_eq!(SESSION_KEY.len() * 8, 160);
     // The test client believes nothing but what is signed with the session key.
     //= rfc7635#section-7
     //= type=test
