@@ -1,4 +1,4 @@
-//! `docs/protocols.md`: each quoted requirement of an RFC, with where it is met, where it is tested,
+//! `docs/protocols.md`: each quoted requirement of an RFC, where it is met and where it is tested,
 //! and what is deliberately not done. It is made of the comments that CONTRIBUTING.md describes:
 //!
 //! `WRITE_REFERENCE=1 cargo test --test protocols` writes it; otherwise a stale one fails here, and
@@ -111,6 +111,10 @@ fn comments_of_another_form_are_found() {
     assert_eq!(read("//= rfc8656#section-12.2\n//# The channel\n//# number"), (1, 0));
     assert_eq!(read("//= rfc8656#section-12.2\n//= type=test\n//# The channel"), (1, 0));
     assert_eq!(read("//= rfc1#appendix-A\n//= type=exception\n//= reason=Why.\n//# Q"), (1, 0));
+    assert_eq!(
+        read("//= rfc1#section-1\n//= type=exception\n//= reason=A\n//= reason=b.\n//# Q"),
+        (1, 0)
+    );
     assert_eq!(read("//= rfc8656#section-12.2\nlet x = 1;"), (0, 1), "nothing is quoted");
     assert_eq!(read("//# The channel"), (0, 1), "of which document?");
     assert_eq!(read("//= rfc8656#12.2\n//# The channel"), (0, 2), "of which section?");
@@ -169,11 +173,14 @@ fn parse(path: &str, text: &str, problems: &mut Vec<String>) -> Vec<Quote> {
             problem("a quote without `//= rfcNNNN#section-N`");
         }
         let Some(head) = line.strip_prefix("//= ") else { continue };
-        let (mut kind, mut reason) = (None, None);
+        let (mut kind, mut reason) = (None, None::<String>);
         while let Some((_, more)) = lines.next_if(|(_, line)| line.starts_with("//= ")) {
             match more.trim_start_matches("//= ").split_once('=') {
                 Some(("type", value)) => kind = Some(value.to_owned()),
-                Some(("reason", value)) => reason = Some(value.to_owned()),
+                Some(("reason", value)) => match &mut reason {
+                    Some(before) => *before += &format!(" {value}"),
+                    None => reason = Some(value.to_owned()),
+                },
                 Some(_) | None => problem("neither `type=` nor `reason=`"),
             }
         }
@@ -311,7 +318,7 @@ fn page(quotes: &[Quote]) -> String {
 
 const HEAD: &str = "# Protocols
 
-<!-- Generated from the comments in the sources by: WRITE_REFERENCE=1 cargo test --test protocols -->
+<!-- Generated from comments in the sources by: WRITE_REFERENCE=1 cargo test --test protocols -->
 
 What Turnway does of the documents that define STUN and TURN. Where the sources meet a requirement
 they quote its sentence, and so does the test that proves it; this page lists the quotes, and a test
@@ -326,8 +333,8 @@ const NOT_DONE: &str = "
 
 Beside the sentences of the table:
 
-* **DTLS 1.3** (RFC 9147) is not spoken: OpenSSL, which the server uses for DTLS, has no release with
-  it. Clients that offer it and 1.2 get 1.2.
+* **DTLS 1.3** (RFC 9147) is not spoken: OpenSSL, which the server uses for DTLS, has no release
+  with it. Clients that offer it and 1.2 get 1.2.
 * **TLS 1.0 and 1.1** and **DTLS 1.0** are not spoken, whatever the configuration says: RFC 8996 has
   deprecated them.
 * **STUN's short-term credentials** (RFC 8489 section 9.1) are not known: TURN has none, and Binding

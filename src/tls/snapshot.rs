@@ -235,7 +235,8 @@ impl Authority {
 /// The cryptography that TLS is made of.
 //= rfc8489#section-6.2.3
 //= type=exception
-//= reason=rustls has no TLS_DHE suites, which nobody needs who has the ECDHE suites beside them; over DTLS both are there.
+//= reason=rustls has no TLS_DHE suites, which nobody needs who has the ECDHE suites beside them;
+//= reason=over DTLS both are there.
 //# When STUN is run by itself over TLS-over-TCP or DTLS-over-UDP, the
 //# TLS_DHE_RSA_WITH_AES_128_GCM_SHA256 and
 //# TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 ciphersuites MUST be

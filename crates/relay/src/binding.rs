@@ -13,7 +13,8 @@ impl Server {
     /// headers, so that forged sources gain nothing.
     //= rfc8489#section-12
     //= type=exception
-    //= reason=Their messages have no magic cookie, without which a datagram is taken for STUN too easily; RFC 5780 section 3 says SHOULD NOT.
+    //= reason=Their messages have no magic cookie, without which a datagram is taken for STUN too
+    //= reason=easily; RFC 5780 section 3 says SHOULD NOT.
     //# Stand-alone STUN servers SHOULD support
     //# backwards compatibility with clients using [RFC3489], as described in
     //# Section 11.

@@ -64,7 +64,8 @@ impl Discovery {
     /// The places around the one that a client asked, if there is discovery for it.
     //= rfc5780#section-6
     //= type=exception
-    //= reason=The tests of section 4 are for UDP; over a stream and over DTLS OTHER-ADDRESS is never sent and CHANGE-REQUEST is answered with 420.
+    //= reason=The tests of section 4 are for UDP; over a stream and over DTLS OTHER-ADDRESS is
+    //= reason=never sent and CHANGE-REQUEST is answered with 420.
     //# On
     //# startup, the server SHOULD allocate a pair of ports for each of the
     //# UDP, TCP, and TCP/TLS transport protocols, such that it can send and
@@ -177,7 +178,8 @@ impl Server {
         //# included in the Binding Response.
         //= rfc5780#section-6.1
         //= type=exception
-        //= reason=An answer longer than its request would be worth provoking with a forged source; it is padded to the length of the request, and at most by 1,500 bytes.
+        //= reason=An answer longer than its request would be worth provoking with a forged source;
+        //= reason=it is padded to the length of the request, and at most by 1,500 bytes.
         //# The server SHOULD use a length of
         //# PADDING equal to the MTU on the outgoing interface, rounded up to an
         //# even multiple of four bytes.

@@ -56,12 +56,14 @@ impl Answer {
     /// Writes a response and returns its length.
     //= rfc8489#section-6.3.1.1
     //= type=exception
-    //= reason=It would tell an attacker which holes to try (section 16.1.2), and make answers to strangers longer.
+    //= reason=It would tell an attacker which holes to try (section 16.1.2), and make answers to
+    //= reason=strangers longer.
     //# In addition, the server SHOULD add a SOFTWARE attribute to the
     //# message.
     //= rfc8656#section-5
     //= type=exception
-    //= reason=It would tell an attacker which holes to try (section 21.1.6), and make answers to strangers longer.
+    //= reason=It would tell an attacker which holes to try (section 21.1.6), and make answers to
+    //= reason=strangers longer.
     //# The server SHOULD include the SOFTWARE attribute in all Allocate and
     //# Refresh responses (either success or failure) and MAY include it in
     //# other responses or indications.

@@ -280,7 +280,8 @@ fn is_translation(from: &Client, peer: PeerAddr) -> bool {
 //# Preferred Behavior: Set the outgoing value to the incoming value.
 //= rfc8656#section-14
 //= type=exception
-//= reason=Linux does not tell whether a received datagram had DF; the alternate behavior takes it for 0. DF is set where a Send indication asks for it.
+//= reason=Linux does not tell whether a received datagram had DF; the alternate behavior takes it
+//= reason=for 0. DF is set where a Send indication asks for it.
 //# In
 //# all other cases, when sending an outgoing packet containing
 //# application data (e.g., Data indication, a ChannelData message, or
