@@ -115,7 +115,6 @@ pub(super) fn settings(config: &Config) -> Vec<Setting> {
     let mut all = top_level(config);
     all.extend(auth(config));
     all.extend(oauth(config));
-    all.push(set("realms", list(config.realms.iter().map(realm))));
     all.extend(alternate(config));
     all.extend(limits(config));
     all.extend(quota(config));
@@ -152,7 +151,7 @@ fn top_level(config: &Config) -> Vec<Setting> {
         nat_discovery,
         auth: _,
         oauth: _,
-        realms: _,
+        realms,
         alternates: _,
         peers,
         limits: _,
@@ -180,6 +179,7 @@ fn top_level(config: &Config) -> Vec<Setting> {
         set("realm", quoted(realm)),
         optional("shards", shards.map(|count| count.to_string()), "one for each usable CPU"),
         set("listen", list(listeners)),
+        set("realms", list(realms.iter().map(self::realm))),
         optional("relay.addresses", addresses, "the address of the default route of each family"),
         set("relay.ports", quoted(&ports)),
         set("relay.tcp", relay.tcp.to_string()),

@@ -54,6 +54,7 @@ pub(super) fn resolve(
     let database = raw.auth.database.as_ref().map(|url| source.place(url.span()));
     let oauth = checks.oauth(raw.oauth, &realm);
     let total = checks.total_bandwidth(&raw.limits);
+    let quota = checks.quota(raw.quota.clone(), &realm, total.as_ref(), database.is_some());
     let realms = checks.realms(&raw.realms, &raw.quota, &realm, total.as_ref(), database.is_some());
     let of_listeners = raw.listen.iter().filter_map(|table| table.get_ref().realm.as_ref());
     let of_users = raw.auth.user.iter().filter_map(|table| table.get_ref().realm.as_ref());
@@ -65,7 +66,6 @@ pub(super) fn resolve(
     let alternates = checks.alternates(raw.alternate, &listen, &relay);
     let peers = checks.peers(&raw.peers);
     let limits = checks.limits(&raw.limits, &relay, total.as_ref());
-    let quota = checks.quota(raw.quota, &realm, total.as_ref(), database.is_some());
     let offload = checks.offload(raw.offload);
     let tls = checks.tls(&raw.tls, &listen);
     let metrics = Metrics { listen: checks.metrics(raw.metrics.listen.as_ref(), &listen) };

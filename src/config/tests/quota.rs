@@ -266,13 +266,9 @@ fn a_realm_has_limits_of_its_own() {
 }
 
 #[test]
-fn there_is_one_realm() {
+fn a_realm_has_one_table() {
     let name = (1, "realm.name");
-    no(
-        "[[quota.realm]]\nname = \"b\"",
-        name,
-        &["\"b\" is not the realm", "\"turnway\"", "only one"],
-    );
+    no("[[quota.realm]]\nname = \"b\"", name, &["\"b\" is no realm", "\"turnway\""]);
     let twice = "[[quota.realm]]\nname = \"turnway\"\n".repeat(2);
     no(&twice, (3, "realm.name"), &["\"turnway\" is there already"]);
     no("[[quota.realm]]", (0, "realm"), &["`name` is missing; write name = \"turnway\""]);
