@@ -305,20 +305,7 @@ impl World {
                     let reserved = self.ledger.reserve(&account, client, self.now.mono_ns);
                     self.servers[shard].handle(Event::Reserved(reserved), self.now, out);
                 }
-                Effect::Release(mut release) => {
-                    let server = &mut self.servers[shard];
-                    if let Some((_, mirrors)) = &mut self.second {
-                        mirrors[shard].complete_release(&mut release, server, self.now);
-                    }
-                    self.late.add_to_release(&mut release, server, self.now);
-                    self.ledger.release(shard as u16, &mut release, self.now.mono_ns);
-                    if let Some(Last { account, count, .. }) = &release.last
-                        && let (Some(period), true) = (count.spent, count.crossed)
-                    {
-                        let spent = VolumeSpent { account: Arc::clone(account), period };
-                        self.servers[shard].handle(Event::VolumeSpent(spent), self.now, out);
-                    }
-                }
+                Effect::Release(release) => self.release(shard, *release, out),
                 Effect::Exchange => self.exchange(shard),
                 Effect::Close { relay } => {
                     let local = self.sockets[shard].remove(&relay);
@@ -359,6 +346,21 @@ impl World {
             }
         }
         reply
+    }
+
+    fn release(&mut self, shard: usize, mut release: Release, out: &mut [u8]) {
+        let server = &mut self.servers[shard];
+        if let Some((_, mirrors)) = &mut self.second {
+            mirrors[shard].complete_release(&mut release, server, self.now);
+        }
+        self.late.add_to_release(&mut release, server, self.now);
+        self.ledger.release(shard as u16, &mut release, self.now.mono_ns);
+        if let Some(Last { account, count, .. }) = &release.last
+            && let (Some(period), true) = (count.spent, count.crossed)
+        {
+            let spent = VolumeSpent { account: Arc::clone(account), period };
+            self.servers[shard].handle(Event::VolumeSpent(spent), self.now, out);
+        }
     }
 
     /// From now on there is a second data path with places for so many channels.
