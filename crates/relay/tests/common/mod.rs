@@ -16,7 +16,7 @@ use turnway_relay::auth::{
 };
 use turnway_relay::discovery::Discovery;
 use turnway_relay::effect::VolumeSpent;
-use turnway_relay::ledger::Last;
+use turnway_relay::ledger::{Last, Release};
 use turnway_relay::limits::Limits;
 use turnway_relay::offload::Late;
 use turnway_relay::policy::{Policy, PolicyConfig};
