@@ -20,7 +20,7 @@ use turnway_relay::quota::{Bandwidth, UserLimits};
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
 use turnway_relay::{
     AllocationId, Bound, Client, Config, Effect, Event, FiveTuple, IpFields, Ledger, Link, Now,
-    Quotas, Realm, Realms, RelayAddr, RelayId, Route, Seed, Server, Shared, Transport,
+    Quotas, Realms, RelayAddr, RelayId, Route, Seed, Server, Shared, Transport,
 };
 use turnway_wire::{
     Builder, ChannelNumber, Class, Data, Family, IntegrityAlgorithm, IntegrityKey, LongTermKey,
@@ -360,7 +360,7 @@ fn server(quotas: Arc<Quotas>) -> Server {
     });
     let config = Config {
         realms: Realms::new(
-            Realm::new(
+            turnway_relay::Realm::new(
                 auth.expect("valid"),
                 Policy::new(PolicyConfig {
                     listeners: vec![SERVER],
