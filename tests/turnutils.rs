@@ -1,7 +1,7 @@
 //! coturn's own test client against our daemon: every message it sends comes back.
 //!
 //! Each mode runs over UDP, TCP, TLS and DTLS, on 1 and on 4 shards, with 20 clients of 500 messages
-//! each (250 where they are encrypted).
+//! each (150 where they are encrypted).
 //! What counts are the messages that `turnutils_uclient` sent and got back, and the datagrams that
 //! the daemon says it relayed.
 //!
@@ -82,7 +82,7 @@ impl Way {
     fn prepare(&self, run: &mut Run) {
         run.add(self.arguments);
         if self.is_secured() {
-            run.sized(20, 250);
+            run.sized(20, 150);
         }
     }
 
