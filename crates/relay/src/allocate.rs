@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use turnway_wire::{
     AdditionalAddressFamily, AddressErrorCode, AttributeType, BufferFull, Builder, EvenPort,
-    Family, Lifetime, Malformed, Message, RequestedAddressFamily, RequestedTransport,
-    ReservationToken, XorMappedAddress, XorRelayedAddress, code,
+    Family, Lifetime, Malformed, Message, MobilityTicket, RequestedAddressFamily,
+    RequestedTransport, ReservationToken, XorMappedAddress, XorRelayedAddress, code,
 };
 
 use crate::address::{AllocationId, Now, Protocol, RelayAddr, RelayId};
@@ -16,6 +16,7 @@ use crate::auth::Identity;
 use crate::effect::{BindFailure, Bound, Effect, Record, Started, Want};
 use crate::ledger::{Grant, Release};
 use crate::limits::{DEFAULT_LIFETIME_S, RESERVATION_LIFETIME_S};
+use crate::mobility::TICKET_LEN;
 use crate::outcome::{Outcome, Quota};
 use crate::request::{Answer, Call};
 use crate::server::Server;
@@ -28,6 +29,7 @@ pub(crate) struct Pending {
     identity: Identity,
     want: Want,
     protocol: Protocol,
+    mobile: bool,
     lifetime_s: u32,
     grant: Option<Grant>,
 }
@@ -56,9 +58,9 @@ impl Server {
                 Protocol::Udp => self.wanted(call)?,
                 Protocol::Tcp => self.wanted_tcp(call)?,
             };
-            Ok((protocol, want))
+            Ok((protocol, want, self.wants_ticket(call, protocol)?))
         });
-        let (protocol, want) = match wanted {
+        let (protocol, want, mobile) = match wanted {
             Ok(wanted) => wanted,
             Err(outcome) => return self.error(&call.answer, outcome, out),
         };
@@ -79,6 +81,7 @@ impl Server {
             identity,
             want,
             protocol,
+            mobile,
             grant: None,
         }));
     }
@@ -300,12 +303,16 @@ impl Server {
             meter,
             now,
             answer,
+            mobile: pending.mobile,
         });
+        let ticket = self.first_ticket(&allocation);
         self.table.insert(pending.id, allocation);
         self.channels_changed(pending.id);
         self.stats.allocations_started += 1;
         *self.stats.allocations_mut(client.tuple.transport) += 1;
-        self.success(&pending.answer, out, |builder| fill(builder, &answer, client.tuple.client));
+        self.success(&pending.answer, out, |builder| {
+            fill(builder, &answer, ticket.as_ref(), client.tuple.client)
+        });
     }
 
     /// Which family of a dual allocation could not be had, and why.
@@ -338,12 +345,12 @@ impl Server {
         let Some(allocation) = self.table.get(id) else {
             return;
         };
-        let answer = allocation.answer;
+        let (answer, ticket) = (allocation.answer, self.first_ticket(allocation));
         if answer.transaction != call.answer.transaction {
             return self.error(&call.answer, Outcome::AllocationMismatch, out);
         }
         let mapped = call.answer.client.tuple.client;
-        self.success(&call.answer, out, |builder| fill(builder, &answer, mapped));
+        self.success(&call.answer, out, |builder| fill(builder, &answer, ticket.as_ref(), mapped));
     }
 
     /// Has sockets closed that came too late for their Allocate.
@@ -377,6 +384,7 @@ fn additional_family(msg: &Message<'_>) -> Result<Option<AdditionalAddressFamily
 fn fill(
     builder: &mut Builder<'_>,
     answer: &AllocateAnswer,
+    ticket: Option<&[u8; TICKET_LEN]>,
     mapped: core::net::SocketAddr,
 ) -> Result<(), BufferFull> {
     for addr in [Family::V4, Family::V6].into_iter().filter_map(|f| answer.relayed.of(f)) {
@@ -388,6 +396,12 @@ fn fill(
     }
     if let Some((family, code)) = answer.failed {
         builder.add(&AddressErrorCode { family, code, reason: code::reason(code).as_bytes() })?;
+    }
+    //= rfc8016#section-3.1.2
+    //# If the server can successfully process the request and create an allocation, the server replies
+    //# with a success response that includes a STUN MOBILITY-TICKET attribute.
+    if let Some(ticket) = ticket {
+        builder.add(&MobilityTicket(ticket))?;
     }
     builder.add(&XorMappedAddress(mapped))
 }

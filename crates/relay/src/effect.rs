@@ -24,6 +24,16 @@ pub enum Event<'a> {
         /// The whole message.
         data: &'a [u8],
     },
+    /// A client of another shard sent a request for which [`Route::Elsewhere`] was the answer there:
+    /// the reply is for that shard.
+    Resume {
+        /// Who sent it, as that shard knows it.
+        from: Client,
+        /// The whole message.
+        data: &'a [u8],
+        /// That shard's number.
+        shard: u16,
+    },
     /// [`Effect::Reserve`] was carried out: what the ledger said.
     Reserved(Result<Grant, Quota>),
     /// [`Effect::Bind`] was carried out, whatever became of it.
@@ -220,6 +230,14 @@ pub enum Effect {
         /// Which.
         connection: ConnectionId,
     },
+    /// Take an allocation out ([`crate::Server::depart`]) and have another shard take it in, with its
+    /// relay sockets ([`crate::Server::arrive`]).
+    Depart {
+        /// Which.
+        allocation: AllocationId,
+        /// The other shard.
+        shard: u16,
+    },
     /// A channel may be relayed from now on, or its deadline moved. For listeners (kernel path).
     ChannelUp(ChannelPath),
     /// A channel may no longer be relayed.
@@ -257,6 +275,8 @@ pub enum Record {
     Started(Box<Started>),
     /// An allocation ended.
     Ended(Box<Ended>),
+    /// A client goes on from another five-tuple.
+    Moved(Box<Moved>),
     /// A request was refused for its credentials (rate-limited).
     AuthFailed(Box<AuthFailed>),
     /// A user's volume is used up.
@@ -287,6 +307,19 @@ pub struct Started {
     pub v6: Option<SocketAddr>,
     /// Seconds granted.
     pub lifetime_s: u32,
+}
+
+/// A client that goes on from another five-tuple (RFC 8016).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// As in [`Started`].
+    pub session: u64,
+    /// As in [`Started`].
+    pub user: Arc<[u8]>,
+    /// Where it was.
+    pub from: FiveTuple,
+    /// Where it is.
+    pub to: FiveTuple,
 }
 
 /// The end of an allocation.
@@ -371,6 +404,15 @@ pub enum Route {
     /// A lease has run out: show the ledger [`crate::Server::exchange`], say [`Event::Exchanged`],
     /// and ask about the same datagram again. It is not answered so twice.
     Lease,
+    /// From where a client said it would go on: call [`crate::Server::settle`], and ask about the
+    /// same message again, at once or when the allocation has come from the shard that has it.
+    Arriving,
+    /// A Refresh with a ticket of an allocation that is not here: have the shard that has it answer
+    /// ([`Event::Resume`]). If there is none, give it to `handle` as [`Event::Request`].
+    Elsewhere {
+        /// The allocation's number.
+        session: u64,
+    },
     /// Not a relayed datagram: give it to `handle` as [`Event::Request`].
     Request,
     /// Drop it; already counted.

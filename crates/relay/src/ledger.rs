@@ -154,12 +154,20 @@ pub struct Release {
     pub prefix: IpAddr,
     /// Set if the user has no allocation left on the shard.
     pub last: Option<Last>,
+    /// The allocation has not ended, but goes on with another shard.
+    pub stays_counted: bool,
 }
 
 impl Release {
     /// Of an allocation that was granted.
     pub fn of(grant: Grant) -> Self {
-        Self { user: grant.user, place: u32::MAX, prefix: grant.prefix, last: None }
+        Self {
+            user: grant.user,
+            place: u32::MAX,
+            prefix: grant.prefix,
+            last: None,
+            stays_counted: false,
+        }
     }
 }
 
@@ -344,14 +352,15 @@ impl Ledger {
         if let Some(last) = &mut release.last {
             self.count(shard, &mut last.count, now_ns);
         }
+        let ended = u32::from(!release.stays_counted);
         let Some(count) = self.prefixes.get_mut(&release.prefix) else { return };
-        *count -= 1;
+        *count -= ended;
         if *count == 0 {
             self.prefixes.remove(&release.prefix);
         }
-        self.allocations = self.allocations.saturating_sub(1);
+        self.allocations = self.allocations.saturating_sub(ended);
         let Some(user) = self.user_mut(release.user) else { return };
-        user.allocations = user.allocations.saturating_sub(1);
+        user.allocations = user.allocations.saturating_sub(ended);
         let (realm, none_left) = (user.realm, user.allocations == 0);
         if let (Some(last), Some(dividers)) = (&release.last, &mut user.bandwidth) {
             for (divider, unspent) in dividers.iter_mut().zip(last.unspent) {

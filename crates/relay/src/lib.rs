@@ -10,6 +10,7 @@
 //! * `request` and then one file per method: `binding`, `allocate`, `refresh`, `permission`,
 //!   `channel`; `icmp` for what comes back from the network.
 //! * `connect`: TCP allocations, whose peers are reached over connections.
+//! * [`mobility`]: clients that go on from another five-tuple, and maybe on another shard.
 //! * [`realms`]: for whom; [`auth`]: who may; [`alternate`]: who is sent elsewhere; [`policy`]:
 //!   whereto; [`ports`]: from which port; [`limits`]: how much.
 //! * [`quota`]: what a user may use; [`ledger`]: what all shards use of it; `meter`: one shard's
@@ -39,6 +40,7 @@ mod lifetime;
 pub mod limits;
 mod meter;
 pub mod mirror;
+pub mod mobility;
 pub mod offload;
 pub mod outcome;
 mod permission;
@@ -69,6 +71,7 @@ pub use effect::{
 pub use ledger::{Direction, Ledger};
 pub use meter::Lent;
 pub use mirror::{Mirror, SecondPath};
+pub use mobility::{Departure, Tickets};
 pub use outcome::{ConnectionEnd, EndReason, Outcome, Period, Quota, Reason, Request};
 pub use quota::Quotas;
 pub use realms::{Realm, Realms};

@@ -37,6 +37,12 @@ impl Server {
     /// [`Server::expire`] is ended first: no request finds it, and none revives it.
     pub(crate) fn find_live(&mut self, tuple: &FiveTuple, now: Now) -> Option<AllocationId> {
         let id = self.table.find(tuple)?;
+        self.freshen(id, now);
+        self.table.find(tuple)
+    }
+
+    /// Ends what ran out of an allocation, and judges it by the present configuration.
+    pub(crate) fn freshen(&mut self, id: AllocationId, now: Now) {
         let deadline_ns = self.timers.get(id.slot);
         if deadline_ns.is_some_and(|deadline_ns| deadline_ns <= now.mono_ns) {
             self.sweep(id.slot, now);
@@ -44,7 +50,6 @@ impl Server {
         if self.judging.is_some_and(|next| id.slot >= next) {
             self.judge_again(id, now);
         }
-        self.table.find(tuple)
     }
 
     /// Ends one family of an allocation, and the allocation itself when that was the last.
@@ -88,6 +93,7 @@ impl Server {
             return;
         };
         self.timers.remove(id.slot);
+        self.forget_mobile(&allocation);
         for family in [Family::V4, Family::V6] {
             if allocation.relay(family).is_some() {
                 self.effects.push_back(Effect::Close { relay: RelayId { allocation: id, family } });
@@ -133,7 +139,7 @@ impl Server {
         self.judging = (end < self.table.slots()).then_some(end);
     }
 
-    fn judge_again(&mut self, id: AllocationId, now: Now) {
+    pub(crate) fn judge_again(&mut self, id: AllocationId, now: Now) {
         let config = Arc::clone(&self.config);
         let Some(allocation) = self.table.get_mut(id) else {
             return;

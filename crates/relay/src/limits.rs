@@ -12,6 +12,8 @@ pub struct Limits {
     pub channels_per_allocation: usize,
     /// Whether TCP allocations (RFC 6062) can be had.
     pub tcp_allocations: bool,
+    /// Whether clients may go on with their allocations from another five-tuple (RFC 8016).
+    pub mobility: bool,
     /// Connections to and from peers that one TCP allocation may have at a time: each takes a
     /// descriptor, and two once it is bound. Over it: 508, or the peer's is closed.
     pub connections_per_allocation: usize,
@@ -30,6 +32,7 @@ impl Default for Limits {
             permissions_per_allocation: 256,
             channels_per_allocation: 256,
             tcp_allocations: true,
+            mobility: false,
             connections_per_allocation: 64,
             old_channel_numbers: true,
             max_lifetime_s: 3600,
@@ -66,6 +69,19 @@ pub const CONNECT_TIMEOUT_S: u32 = 30;
 /// Seconds a connection to or from a peer waits for its ConnectionBind (RFC 6062 sections 5.2 and
 /// 5.3).
 pub const CONNECTION_BIND_TIMEOUT_S: u32 = 30;
+
+/// Seconds a client has to go on from where it said it would. One that says nothing for so long lets
+/// its permissions run out, too; its newest ticket stays good.
+pub const RESUME_TIMEOUT_S: u32 = PERMISSION_LIFETIME_S;
+
+/// Seconds a retransmitted Refresh with an old ticket is answered as before.
+pub const TICKET_RETAINED_S: u32 = 30;
+
+/// Resumptions of one allocation per second: no network changes more often.
+pub(crate) const RESUMES_PER_SECOND: u32 = 10;
+
+/// Resumptions that are not finished, of one server: some 300 bytes each. Over it: 508.
+pub(crate) const RESUMES_MAX: usize = 16_384;
 
 /// Refused credentials logged per second and server: the causes matter, a flood of them does not.
 pub(crate) const AUTH_RECORDS_PER_SECOND: u32 = 5;

@@ -153,6 +153,13 @@ pub(crate) struct Crossed {
     pub(crate) period: Period,
 }
 
+impl Meter {
+    /// In place of another shard's: what the allocation may send at once stays the same.
+    pub(crate) fn succeeding(self, before: &Self) -> Self {
+        Self { buckets: before.buckets, dropped: before.dropped, ..self }
+    }
+}
+
 impl Meters {
     pub(crate) fn new(quotas: Arc<Quotas>) -> Self {
         let mut meters = Self {
@@ -248,7 +255,13 @@ impl Meters {
         user.allocations -= 1;
         let id = user.id;
         if user.allocations > 0 {
-            return Release { user: id, place, prefix: meter.prefix, last: None };
+            return Release {
+                user: id,
+                place,
+                prefix: meter.prefix,
+                last: None,
+                stays_counted: false,
+            };
         }
         let purse = &mut self.purses[meter.user as usize];
         (0..2).for_each(|at| empty_pocket(&mut user.shares, &mut purse.pockets[at], at));
@@ -263,7 +276,7 @@ impl Meters {
         *entry = None;
         self.free.push(meter.user);
         self.shrink();
-        Release { user: id, place, prefix: meter.prefix, last }
+        Release { user: id, place, prefix: meter.prefix, last, stays_counted: false }
     }
 
     /// Holds a datagram of `len` payload bytes to every limit, and charges it if it passes.

@@ -151,7 +151,10 @@ impl Late {
     pub fn add_to_record(&mut self, record: &mut Record) {
         match record {
             Record::Ended(ended) => ended.traffic.add(core::mem::take(&mut self.traffic)),
-            Record::Started(_) | Record::AuthFailed(_) | Record::VolumeSpent(_) => {}
+            Record::Started(_)
+            | Record::AuthFailed(_)
+            | Record::VolumeSpent(_)
+            | Record::Moved(_) => {}
         }
     }
 }

@@ -45,6 +45,8 @@ vocabulary! {
         Malformed = "malformed",
         /// A STUN response or an indication that a server does not take.
         Unexpected = "unexpected",
+        /// For a client that has gone and may come back (RFC 8016).
+        ClientAway = "client_away",
         /// ChannelData or Send from a five-tuple without an allocation.
         NoAllocation = "no_allocation",
         /// A channel number that is not bound, or whose binding expired.
@@ -95,6 +97,8 @@ vocabulary! {
         Unauthenticated = "unauthenticated",
         /// 403: the peer policy forbids it.
         Forbidden = "forbidden",
+        /// 405: no client goes on from another five-tuple here.
+        MobilityForbidden = "mobility_forbidden",
         /// 420: an attribute that must be understood is not.
         UnknownAttribute = "unknown_attribute",
         /// 437: no allocation, or one too many, on this five-tuple.

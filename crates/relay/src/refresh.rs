@@ -9,14 +9,25 @@ use crate::server::Server;
 
 impl Server {
     pub(crate) fn refresh(&mut self, call: &Call<'_>, id: AllocationId, now: Now, out: &mut [u8]) {
-        let (Ok(lifetime), Ok(requested)) =
-            (call.msg.get::<Lifetime>(), call.msg.get::<RequestedAddressFamily>())
-        else {
-            return self.error(&call.answer, Outcome::BadRequest, out);
-        };
-        let Some(allocation) = self.table.get(id) else {
-            return;
-        };
+        match self.renew(call, id, now) {
+            Ok(granted_s) => {
+                self.success(&call.answer, out, |builder| builder.add(&Lifetime(granted_s)));
+            }
+            Err(outcome) => self.error(&call.answer, outcome, out),
+        }
+    }
+
+    /// Gives an allocation the lifetime that a Refresh asks for, or ends it. Gives the seconds.
+    pub(crate) fn renew(
+        &mut self,
+        call: &Call<'_>,
+        id: AllocationId,
+        now: Now,
+    ) -> Result<u32, Outcome> {
+        let bad = |_| Outcome::BadRequest;
+        let lifetime = call.msg.get::<Lifetime>().map_err(bad)?;
+        let requested = call.msg.get::<RequestedAddressFamily>().map_err(bad)?;
+        let allocation = self.table.get(id).ok_or(Outcome::AllocationMismatch)?;
         let held = |family: Family| allocation.relay(family).is_some();
         //= rfc8656#section-8.2
         //# If the server receives a Refresh Request with a REQUESTED-ADDRESS-FAMILY attribute and the
@@ -26,7 +37,7 @@ impl Server {
             None => &[Family::V4, Family::V6],
             Some(Some(Family::V4)) if held(Family::V4) => &[Family::V4],
             Some(Some(Family::V6)) if held(Family::V6) => &[Family::V6],
-            Some(_) => return self.error(&call.answer, Outcome::FamilyMismatch, out),
+            Some(_) => return Err(Outcome::FamilyMismatch),
         };
         let granted_s = match lifetime {
             Some(Lifetime(0)) => 0,
@@ -42,6 +53,6 @@ impl Server {
             }
         }
         self.channels_changed(id);
-        self.success(&call.answer, out, |builder| builder.add(&Lifetime(granted_s)));
+        Ok(granted_s)
     }
 }

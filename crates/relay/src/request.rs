@@ -122,7 +122,7 @@ impl Server {
 
     fn authenticate(&mut self, msg: Message<'_>, answer: Answer, now: Now, out: &mut [u8]) {
         let tuple = answer.client.tuple;
-        let id = self.find_live(&tuple, now);
+        let id = self.meant_by(&msg, answer.request, &tuple, now);
         let known = id.and_then(|id| self.table.get(id)).map(|allocation| &allocation.identity);
         // Whoever may no longer use the relay may still say that he is gone.
         let leaving =
@@ -154,6 +154,9 @@ impl Server {
         now: Now,
         out: &mut [u8],
     ) {
+        if call.answer.request == Request::Refresh && call.msg.has(AttributeType::MOBILITY_TICKET) {
+            return self.resume(call, id, fresh, now, out);
+        }
         let Some(id) = id else {
             return match (call.answer.request, fresh) {
                 (Request::Allocate, Some(identity)) => self.allocate(call, identity, now, out),
@@ -377,6 +380,7 @@ pub(crate) fn code_of(outcome: Outcome) -> u16 {
         Outcome::BadRequest => code::BAD_REQUEST,
         Outcome::Unauthenticated => code::UNAUTHENTICATED,
         Outcome::Forbidden => code::FORBIDDEN,
+        Outcome::MobilityForbidden => code::MOBILITY_FORBIDDEN,
         Outcome::UnknownAttribute => code::UNKNOWN_ATTRIBUTE,
         Outcome::AllocationMismatch => code::ALLOCATION_MISMATCH,
         Outcome::StaleNonce => code::STALE_NONCE,

@@ -36,10 +36,14 @@ impl Server {
         let routed = match classify(first) {
             Kind::Channel | Kind::OldChannel => self.route_channel_data(from, data, ip, now),
             Kind::Stun if is_send(data) => self.route_send(from, data, ip, now),
-            Kind::Stun => return Route::Request,
+            Kind::Stun => return self.route_request(from, data),
             Kind::Zrtp | Kind::Dtls | Kind::Rtp | Kind::Other => Err(Reason::NotTurn),
         };
-        routed.unwrap_or_else(|reason| self.drop_client(reason))
+        match routed {
+            Ok(route) => route,
+            Err(Reason::NoAllocation) if self.arrives(from) => Route::Arriving,
+            Err(reason) => self.drop_client(reason),
+        }
     }
 
     /// Decides about a datagram of `len` bytes that a peer sent to a relayed transport address.
@@ -190,6 +194,9 @@ impl Server {
         let bound = allocation.relay(relay.family).ok_or(Reason::NoAllocation)?;
         if bound.expires_ns <= now.mono_ns {
             return Err(Reason::Expired);
+        }
+        if !allocation.attached {
+            return Err(Reason::ClientAway);
         }
         let channel = allocation.channel_of(from).filter(|c| c.expires_ns > now.mono_ns);
         let own = match channel {

@@ -18,6 +18,7 @@ use crate::effect::{Effect, Event, Record, VolumeSpent};
 use crate::ledger::Exchange;
 use crate::limits::Limits;
 use crate::meter::Meters;
+use crate::mobility::Resumes;
 use crate::outcome::EndReason;
 use crate::quota::Quotas;
 use crate::realms::Realms;
@@ -67,6 +68,9 @@ pub struct Server {
     pub(crate) stats: Stats,
     pub(crate) pending: Option<Box<Pending>>,
     pub(crate) draining: bool,
+    pub(crate) resumes: Resumes,
+    /// The shard whose client's request is looked at, if it is another's.
+    pub(crate) asking: Option<u16>,
     /// The next slot to be judged by a new configuration.
     pub(crate) judging: Option<u32>,
     pub(crate) auth_records: Window,
@@ -104,6 +108,8 @@ impl Server {
             stats: Stats::default(),
             pending: None,
             draining: false,
+            resumes: Resumes::default(),
+            asking: None,
             judging: None,
             auth_records: Window::default(),
             auth_suppressed: 0,
@@ -121,6 +127,11 @@ impl Server {
     pub fn handle(&mut self, event: Event<'_>, now: Now, out: &mut [u8]) {
         match event {
             Event::Request { from, data } => self.request(from, data, now, out),
+            Event::Resume { from, data, shard } => {
+                self.asking = Some(shard);
+                self.request(from, data, now, out);
+                self.asking = None;
+            }
             Event::Reserved(reserved) => self.reserved(reserved, now, out),
             Event::Bound(bound) => self.bound(bound, now, out),
             Event::Exchanged => self.exchanged(now),
@@ -134,9 +145,7 @@ impl Server {
             }
             Event::ConnectionClosed { connection } => self.connection_closed(connection),
             Event::Disconnected { tuple } => {
-                if let Some(id) = self.table.find(&tuple) {
-                    self.end(id, EndReason::Disconnected, now);
-                }
+                self.disconnected(&tuple, now);
             }
             Event::Configure(config) => self.configure(config, now),
             Event::Drain => self.draining = true,
@@ -158,7 +167,8 @@ impl Server {
         let timer = self.timers.peek().map(|(deadline_ns, _)| deadline_ns);
         let judging = self.judging.map(|_| 0);
         let connection = self.connections.next_deadline().map(|(deadline_ns, _)| deadline_ns);
-        [timer, self.meters.due_ns(), judging, connection].into_iter().flatten().min()
+        let resumes = self.resumes.due_ns();
+        [timer, self.meters.due_ns(), judging, connection, resumes].into_iter().flatten().min()
     }
 
     /// What is to be told to the [`crate::Ledger`], and where it answers: for [`Route::Lease`]
@@ -181,12 +191,13 @@ impl Server {
             self.sweep(slot, now);
             swept += 1;
         }
+        let unfinished = self.expire_resumes(now);
         // After the ends: who is told of must still be there when the ledger answers.
         let due = |meters: &Meters| meters.due_ns().is_some_and(|due_ns| due_ns <= now.mono_ns);
         if due(&self.meters) && self.meters.settle(now.mono_ns) {
             self.effects.push_back(Effect::Exchange);
         }
-        swept == EXPIRIES_PER_CALL || self.judging.is_some() || due(&self.meters)
+        swept == EXPIRIES_PER_CALL || unfinished || self.judging.is_some() || due(&self.meters)
     }
 
     /// Ends every allocation, for a server that stops.
@@ -213,9 +224,10 @@ impl Server {
         self.table.len()
     }
 
-    /// Whether a five-tuple has an allocation: a connection with one may idle, one without not.
+    /// Whether a five-tuple has an allocation, or its client is about to go on with one: a connection
+    /// with one may idle, one without not.
     pub fn has_allocation(&self, tuple: &FiveTuple) -> bool {
-        self.table.find(tuple).is_some()
+        self.table.find(tuple).is_some() || self.resumes.get(tuple).is_some()
     }
 
     fn exchanged(&mut self, now: Now) {

@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 pub use self::source::SourceLimiter;
 
 use crate::address::canonical_ip;
+use crate::mobility::Tickets;
 
 /// Everything shards share, to be put behind one `Arc`.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Shared {
     pub allocations: AllocationCount,
     /// The rate of unauthenticated responses per source.
     pub sources: SourceLimiter,
+    /// What makes and reads the tickets of mobile clients.
+    pub tickets: Tickets,
 }
 
 /// The relayed transport addresses in use: one bit per port of each local relay address, 8 KiB an

@@ -41,6 +41,14 @@ pub struct Stats {
     pub connections_ended: [u64; ConnectionEnd::COUNT],
     /// What went over connections to and from peers: a part of the traffic of TCP clients.
     pub streams: Traffic,
+    /// Refreshes with a ticket that were accepted (RFC 8016).
+    pub resumes: u64,
+    /// Gauge: five-tuples from which a client is about to go on.
+    pub resuming: u64,
+    /// Allocations that moved to another five-tuple.
+    pub moves: u64,
+    /// Those of them that came from another shard.
+    pub moves_between_shards: u64,
     /// Gauge: permissions now.
     pub permissions: u64,
     /// Gauge: channels now.
@@ -129,6 +137,10 @@ impl Stats {
         self.connections_accepted += other.connections_accepted;
         add_all(&mut self.connections_ended, &other.connections_ended);
         self.streams.add(other.streams);
+        self.resumes += other.resumes;
+        self.resuming += other.resuming;
+        self.moves += other.moves;
+        self.moves_between_shards += other.moves_between_shards;
         self.permissions += other.permissions;
         self.channels += other.channels;
     }

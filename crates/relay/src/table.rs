@@ -23,6 +23,7 @@ use crate::effect::Traffic;
 use crate::few::Few;
 use crate::index::Index;
 use crate::meter::Meter;
+use crate::mobility::Mobile;
 use crate::policy::Verdict;
 use crate::slab::Slab;
 
@@ -47,6 +48,9 @@ struct Seed {
 #[repr(C)]
 pub(crate) struct Allocation {
     pub(crate) client: Client,
+    /// Whether the five-tuple leads here, and to the client: not of one that has gone (see
+    /// [`crate::mobility`]).
+    pub(crate) attached: bool,
     pub(crate) meter: Meter,
     pub(crate) channels: Few<Channel>,
     pub(crate) traffic: Traffic,
@@ -61,6 +65,8 @@ pub(crate) struct Allocation {
     /// What the Allocate was answered with, for its retransmissions.
     pub(crate) answer: AllocateAnswer,
     pub(crate) icmp: Window,
+    /// Of one that may go on from elsewhere (RFC 8016).
+    pub(crate) mobile: Option<Box<Mobile>>,
 }
 
 /// What must be remembered to answer a retransmitted Allocate alike.
@@ -176,9 +182,12 @@ impl Table {
         let Self { rows, by_tuple, by_session, seed } = self;
         let tuple = seed.hash(&allocation.client.tuple);
         let session = seed.hash(&allocation.session);
+        let attached = allocation.attached;
         rows.fill(id, allocation);
         let row = |slot| rows.occupant(slot).expect("the indices hold occupied slots only").1;
-        by_tuple.insert(id.slot, tuple, |slot| seed.hash(&row(slot).client.tuple));
+        if attached {
+            by_tuple.insert(id.slot, tuple, |slot| seed.hash(&row(slot).client.tuple));
+        }
         by_session.insert(id.slot, session, |slot| seed.hash(&row(slot).session));
     }
 
@@ -198,6 +207,25 @@ impl Table {
         })
     }
 
+    /// Has no five-tuple lead to an allocation any more.
+    pub(crate) fn detach(&mut self, id: AllocationId) {
+        let Some(row) = self.rows.get_mut(id) else { return };
+        if core::mem::replace(&mut row.attached, false) {
+            self.by_tuple.remove(id.slot, self.seed.hash(&row.client.tuple));
+        }
+    }
+
+    /// Has another client's five-tuple lead to an allocation, which none leads to yet.
+    pub(crate) fn move_to(&mut self, id: AllocationId, client: Client) {
+        self.detach(id);
+        let Self { rows, by_tuple, seed, .. } = self;
+        let Some(row) = rows.get_mut(id) else { return };
+        (row.client, row.attached) = (client, true);
+        let row = |slot| rows.occupant(slot).expect("the indices hold occupied slots only").1;
+        let hash = seed.hash(&client.tuple);
+        by_tuple.insert(id.slot, hash, |slot| seed.hash(&row(slot).client.tuple));
+    }
+
     pub(crate) fn get(&self, id: AllocationId) -> Option<&Allocation> {
         self.rows.get(id)
     }
@@ -215,7 +243,9 @@ impl Table {
         let row = self.rows.get(id)?;
         let tuple = self.seed.hash(&row.client.tuple);
         let session = self.seed.hash(&row.session);
-        self.by_tuple.remove(id.slot, tuple);
+        if row.attached {
+            self.by_tuple.remove(id.slot, tuple);
+        }
         self.by_session.remove(id.slot, session);
         let allocation = self.rows.release(id);
         let slots = self.rows.slots();
@@ -225,7 +255,7 @@ impl Table {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.by_tuple.len()
+        self.by_session.len()
     }
 
     /// All slots in use are below this: the range of [`Self::occupant`].
@@ -251,6 +281,8 @@ pub(crate) struct NewAllocation {
     pub(crate) meter: Meter,
     pub(crate) now: Now,
     pub(crate) answer: AllocateAnswer,
+    /// Whether the client may go on with it from elsewhere.
+    pub(crate) mobile: bool,
 }
 
 impl Allocation {
@@ -259,6 +291,7 @@ impl Allocation {
         let relay = |_: SocketAddr| Relay { expires_ns };
         Self {
             client: new.client,
+            attached: true,
             channels: Few::None,
             by_peer: Vec::new(),
             permissions: Few::None,
@@ -271,6 +304,7 @@ impl Allocation {
             created_ns: new.now.mono_ns,
             answer: new.answer,
             icmp: Window::default(),
+            mobile: new.mobile.then(Box::default),
         }
     }
 

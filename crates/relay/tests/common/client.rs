@@ -179,9 +179,19 @@ impl TestClient {
     pub(crate) fn send_raw(&self, world: &mut World, data: &[u8]) -> Option<Response> {
         let server = &mut world.servers[self.shard];
         let route = server.route_client(&self.at, data, None, world.now);
-        assert!(matches!(route, Route::Request), "{route:?} for a request");
         let from = self.at;
-        let (to, bytes) = world.handle(self.shard, Event::Request { from, data })?;
+        let reply = match route {
+            Route::Request => world.handle(self.shard, Event::Request { from, data }),
+            Route::Elsewhere { session } => world.elsewhere(self.shard, from, data, session),
+            Route::Arriving => {
+                world.settle(self.shard, &from);
+                return self.send_raw(world, data);
+            }
+            Route::ToPeer { .. } | Route::ToClient { .. } | Route::Lease | Route::Drop(_) => {
+                panic!("{route:?} for a request")
+            }
+        };
+        let (to, bytes) = reply?;
         assert_eq!(to, self.at, "a reply to somebody else");
         Some(Response { bytes })
     }
@@ -312,7 +322,11 @@ impl TestClient {
                 ip,
             }),
             Route::Drop(reason) => Err(reason),
-            route @ (Route::ToClient { .. } | Route::Request | Route::Lease) => {
+            Route::Arriving => {
+                world.settle(self.shard, &self.at);
+                self.datagram(world, data, ip)
+            }
+            Route::ToClient { .. } | Route::Request | Route::Lease | Route::Elsewhere { .. } => {
                 panic!("{route:?} for a datagram to a peer")
             }
         }

@@ -25,7 +25,7 @@ use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
 use turnway_relay::{
     AllocationId, BindFailure, Bound, Client, Config, ConnectionId, Direction, Effect, Event,
     IcmpError, IpFields, Ledger, Mirror, Now, Protocol, Quotas, Realm, RealmId, Realms, Reason,
-    Record, RelayAddr, RelayId, Route, Seed, Server, Shared, Stats, Want,
+    Record, RelayAddr, RelayId, Route, Seed, Server, Shared, Stats, Tickets, Want,
 };
 use turnway_wire::{ChannelData, Data, Family, Message, Method, XorPeerAddress};
 
@@ -88,6 +88,7 @@ pub(crate) struct Settings {
     pub(crate) cap: u32,
     /// Unauthenticated answers per second and source, and at once.
     pub(crate) source_rate: (u32, u32),
+    pub(crate) ticket_secret: [u8; 32],
 }
 
 impl Default for Settings {
@@ -113,6 +114,7 @@ impl Default for Settings {
             servers: 1,
             cap: 10_000,
             source_rate: (0, 0),
+            ticket_secret: [7; 32],
         }
     }
 }
@@ -239,6 +241,7 @@ impl World {
             live: LivePorts::new(&locals),
             allocations: AllocationCount::new(settings.cap),
             sources: SourceLimiter::new(1024, rate, burst, 7),
+            tickets: Tickets::new(settings.ticket_secret),
         });
         let config = settings.config();
         let server = |index: usize| {
@@ -319,6 +322,7 @@ impl World {
                 }
                 Effect::Splice { connection, client } => self.spliced.push((connection, client)),
                 Effect::Disconnect { connection } => self.disconnected.push(connection),
+                Effect::Depart { allocation, shard: to } => self.depart(shard, allocation, to),
                 Effect::ChannelUp(path) => {
                     let known = (path.peer.socket(), path.deadline_ns);
                     self.channels[shard].insert((path.relay, path.number), known);
@@ -361,6 +365,57 @@ impl World {
             let spent = VolumeSpent { account: Arc::clone(account), period };
             self.servers[shard].handle(Event::VolumeSpent(spent), self.now, out);
         }
+    }
+
+    /// An allocation goes on with another shard.
+    fn depart(&mut self, shard: usize, id: AllocationId, to: u16) {
+        let departure = self.servers[shard].depart(id).expect("what is to depart is there");
+        let families: Vec<Family> = departure.families().collect();
+        let to = usize::from(to);
+        let arrived = self.servers[to].arrive(departure, self.now);
+        for family in families {
+            let socket = self.sockets[shard].remove(&RelayId { allocation: id, family });
+            let socket = socket.expect("a relay socket departs once");
+            self.sockets[to].insert(RelayId { allocation: arrived, family }, socket);
+        }
+        assert!(self.carry_out(to, &mut []).is_none());
+    }
+
+    /// What `Route::Arriving` asks for: the client's allocation comes to where the client is.
+    pub(crate) fn settle(&mut self, shard: usize, client: &Client) {
+        if let Some(session) = self.servers[shard].settle(client) {
+            let owner = self.home_of(session).expect("a session somebody has");
+            let claimed = self.servers[owner].claim(session, &client.tuple, self.now);
+            if !claimed {
+                self.servers[shard].stop_expecting(&client.tuple);
+            }
+            assert!(self.carry_out(owner, &mut []).is_none());
+        }
+        assert!(self.carry_out(shard, &mut []).is_none());
+    }
+
+    /// What `Route::Elsewhere` asks for: the shard that has the session answers.
+    pub(crate) fn elsewhere(
+        &mut self,
+        shard: usize,
+        from: Client,
+        data: &[u8],
+        session: u64,
+    ) -> Option<(Client, Vec<u8>)> {
+        let Some(owner) = self.home_of(session) else {
+            return self.handle(shard, Event::Request { from, data });
+        };
+        let answer = self.handle(owner, Event::Resume { from, data, shard: shard as u16 });
+        if self.servers[owner].awaits(session, &from.tuple) {
+            self.servers[shard].expect(&from, session, self.now);
+        }
+        answer
+    }
+
+    /// The shard that has a session.
+    pub(crate) fn home_of(&self, session: u64) -> Option<usize> {
+        let has = |server: &Server| server.find_session(session, self.now).is_some();
+        self.servers.iter().position(has)
     }
 
     /// From now on there is a second data path with places for so many channels.
@@ -557,9 +612,11 @@ impl World {
                 Ok(Delivered { to, bytes, ip })
             }
             Route::Drop(reason) => Err(reason),
-            Route::ToPeer { .. } | Route::Request | Route::Lease => {
-                panic!("{route:?} for a peer's datagram")
-            }
+            Route::ToPeer { .. }
+            | Route::Request
+            | Route::Lease
+            | Route::Arriving
+            | Route::Elsewhere { .. } => panic!("{route:?} for a peer's datagram"),
         }
     }
 

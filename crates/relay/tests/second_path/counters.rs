@@ -93,7 +93,10 @@ fn nothing_is_lost_however_it_ends() {
                 net.check_figures();
                 let first = net.world.records.iter().find_map(|record| match record {
                     Record::Ended(ended) => Some(ended.traffic),
-                    Record::Started(_) | Record::AuthFailed(_) | Record::VolumeSpent(_) => None,
+                    Record::Started(_)
+                    | Record::AuthFailed(_)
+                    | Record::VolumeSpent(_)
+                    | Record::Moved(_) => None,
                 });
                 assert_eq!(first, Some(net.relayed), "{how:?}");
                 assert_eq!(net.recorded(), net.relayed);

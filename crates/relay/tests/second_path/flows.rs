@@ -385,7 +385,10 @@ impl Net {
         for record in &self.world.records {
             match record {
                 Record::Ended(ended) => all.add(ended.traffic),
-                Record::Started(_) | Record::AuthFailed(_) | Record::VolumeSpent(_) => {}
+                Record::Started(_)
+                | Record::AuthFailed(_)
+                | Record::VolumeSpent(_)
+                | Record::Moved(_) => {}
             }
         }
         all

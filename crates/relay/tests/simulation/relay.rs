@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use turnway_relay::Tickets;
 use turnway_relay::auth::{Auth, AuthConfig, StaticUser, UserCredential};
 use turnway_relay::limits::Limits;
 use turnway_relay::policy::{Policy, PolicyConfig};
@@ -39,6 +40,7 @@ impl Relay {
             live: LivePorts::new(&OWN),
             allocations: AllocationCount::new(4000),
             sources: SourceLimiter::new(4096, 20, 60, rng.word()),
+            tickets: Tickets::new([7; 32]),
         });
         let server = |shard: usize| {
             let seed = Seed {

@@ -79,7 +79,7 @@ impl World<'_> {
                 self.totals.relayed += 1;
                 self.leave(author, relay.local, to, payload.to_vec());
             }
-            Route::ToClient { .. } | Route::Lease => {
+            Route::ToClient { .. } | Route::Lease | Route::Arriving | Route::Elsewhere { .. } => {
                 panic!("a client's datagram went elsewhere")
             }
         }
@@ -122,9 +122,11 @@ impl World<'_> {
                 assert_eq!(sent, one_hop_less);
                 (client, prefix, pad)
             }
-            Route::ToPeer { .. } | Route::Request | Route::Lease => {
-                panic!("a peer's datagram went elsewhere")
-            }
+            Route::ToPeer { .. }
+            | Route::Request
+            | Route::Lease
+            | Route::Arriving
+            | Route::Elsewhere { .. } => panic!("a peer's datagram went elsewhere"),
         };
         let Some((held, channel)) = wanted else {
             panic!("relayed from {from} to {client:?} without permission");
@@ -292,6 +294,7 @@ impl World<'_> {
                 Effect::Connect { .. } | Effect::Splice { .. } | Effect::Disconnect { .. } => {
                     panic!("no allocation has connections here")
                 }
+                Effect::Depart { .. } => panic!("nobody is mobile here"),
                 Effect::ChannelUp(path) => self.channel_up(shard, path),
                 Effect::ChannelDown { relay, number, peer } => {
                     let gone = self.record.up.remove(&up_key(shard, relay, number));
@@ -304,7 +307,9 @@ impl World<'_> {
                     self.ended(shard, cause, &ended);
                 }
                 Effect::Log(
-                    turnway_relay::Record::AuthFailed(_) | turnway_relay::Record::VolumeSpent(_),
+                    turnway_relay::Record::AuthFailed(_)
+                    | turnway_relay::Record::Moved(_)
+                    | turnway_relay::Record::VolumeSpent(_),
                 ) => {}
             }
         }

@@ -209,14 +209,6 @@ fn unknown_attributes_are_named() {
 }
 
 #[test]
-fn a_mobility_ticket_is_passed_over() {
-    let mut world = World::plain();
-    let mut client = TestClient::udp();
-    let mobile = Ask::allocate().with(Raw::<0x8030>(vec![]));
-    assert_eq!(client.ask(&mut world, &mobile).code(), 0);
-}
-
-#[test]
 fn what_cannot_be_bound_is_insufficient_capacity_and_leaves_nothing() {
     for failure in [BindFailure::NoDescriptor, BindFailure::NoPort] {
         let mut world = World::plain();

@@ -106,7 +106,9 @@ fn wrong_credentials_are_refused_and_told_to_the_operator() {
 fn cause(record: &Record) -> AuthFailure {
     match record {
         Record::AuthFailed(failed) => failed.cause,
-        Record::Started(_) | Record::Ended(_) | Record::VolumeSpent(_) => panic!("{record:?}"),
+        Record::Started(_) | Record::Ended(_) | Record::VolumeSpent(_) | Record::Moved(_) => {
+            panic!("{record:?}")
+        }
     }
 }
 

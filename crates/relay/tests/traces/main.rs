@@ -17,6 +17,7 @@ mod even_port;
 mod header;
 mod icmp;
 mod limits;
+mod mobility;
 mod nat;
 mod oauth;
 mod offload;

@@ -169,7 +169,10 @@ fn nothing_is_lost_when_an_allocation_ends() {
             .iter()
             .filter_map(|record| match record {
                 Record::Ended(ended) => Some(ended.traffic),
-                Record::Started(_) | Record::AuthFailed(_) | Record::VolumeSpent(_) => None,
+                Record::Started(_)
+                | Record::AuthFailed(_)
+                | Record::VolumeSpent(_)
+                | Record::Moved(_) => None,
             })
             .collect();
         assert_eq!(ended, [expected]);

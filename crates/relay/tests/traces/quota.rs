@@ -138,7 +138,9 @@ fn a_spent_volume_refuses_allocates_and_drops_what_comes() {
         .iter()
         .filter_map(|record| match record {
             Record::VolumeSpent(spent) => Some((&*spent.account, spent.period)),
-            Record::Started(_) | Record::Ended(_) | Record::AuthFailed(_) => None,
+            Record::Started(_) | Record::Ended(_) | Record::AuthFailed(_) | Record::Moved(_) => {
+                None
+            }
         })
         .collect();
     assert_eq!(said, [(&b"alice"[..], Period::Day)]);
@@ -276,7 +278,9 @@ fn other_limits_hold_for_live_allocations_at_once() {
 fn latest(world: &World) -> u64 {
     let started = world.records.iter().rev().find_map(|record| match record {
         Record::Started(started) => Some(started.session),
-        Record::Ended(_) | Record::AuthFailed(_) | Record::VolumeSpent(_) => None,
+        Record::Ended(_) | Record::AuthFailed(_) | Record::VolumeSpent(_) | Record::Moved(_) => {
+            None
+        }
     });
     started.expect("an allocation began")
 }

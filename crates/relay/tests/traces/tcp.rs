@@ -546,7 +546,10 @@ fn the_end_of_an_allocation_closes_its_connections() {
         assert_eq!(world.disconnected, expected, "{reason}");
         let ended = world.records.iter().rev().find_map(|record| match record {
             Record::Ended(ended) => Some(ended.reason),
-            Record::Started(_) | Record::AuthFailed(_) | Record::VolumeSpent(_) => None,
+            Record::Started(_)
+            | Record::AuthFailed(_)
+            | Record::VolumeSpent(_)
+            | Record::Moved(_) => None,
         });
         assert_eq!(ended, Some(reason));
         let stats = world.stats();
