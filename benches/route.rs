@@ -20,7 +20,7 @@ use turnway_relay::quota::{Bandwidth, UserLimits};
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
 use turnway_relay::{
     AllocationId, Bound, Client, Config, Effect, Event, FiveTuple, IpFields, Ledger, Link, Now,
-    Quotas, Realms, RelayAddr, RelayId, Route, Seed, Server, Shared, Transport,
+    Quotas, Realms, RelayAddr, RelayId, Route, Seed, Server, Shared, Tickets, Transport,
 };
 use turnway_wire::{
     Builder, ChannelNumber, Class, Data, Family, IntegrityAlgorithm, IntegrityKey, LongTermKey,
@@ -382,6 +382,7 @@ fn server(quotas: Arc<Quotas>) -> Server {
         live: LivePorts::new(&[SERVER.ip()]),
         allocations: AllocationCount::new(u32::MAX),
         sources: SourceLimiter::new(8, 0, 1, 1),
+        tickets: Tickets::new([7; 32]),
     };
     let seed = Seed { shard: 0, random: 0x5EED, first_session: 0 };
     Server::new(Arc::new(config), Arc::new(shared), seed)

@@ -17,6 +17,7 @@
 //! - [`shard`]: one thread's life; [`io`]: its sockets
 //! - [`ports`]: relay ports with their sockets, which all shards draw from
 //! - [`tls`]: TLS sessions and certificates
+//! - [`mobility`]: clients that go on from another shard's address
 //! - [`mailbox`]: all that may be asked of a shard, and all that it shows
 //! - [`log`], [`metrics`], [`admin`]: what the operator sees; [`http`]: how it is served
 
@@ -36,6 +37,7 @@ pub mod load;
 pub mod log;
 pub mod mailbox;
 pub mod metrics;
+pub mod mobility;
 pub mod offload;
 pub mod operate;
 pub mod ports;

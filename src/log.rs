@@ -26,7 +26,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{Registry, fmt as lines, reload};
 use turnway_relay::Record;
-use turnway_relay::effect::{AuthFailed, Ended, Started, VolumeSpent};
+use turnway_relay::effect::{AuthFailed, Ended, Moved, Started, VolumeSpent};
 use turnway_relay::outcome::AuthFailure;
 
 use crate::config::{LogFormat, LogLevel};
@@ -204,6 +204,7 @@ fn write(record: &Record) {
     match record {
         Record::Started(started) => write_started(started),
         Record::Ended(ended) => write_ended(ended),
+        Record::Moved(moved) => write_moved(moved),
         Record::AuthFailed(failed) => write_auth_failed(failed),
         Record::VolumeSpent(spent) => write_volume_spent(spent),
     }
@@ -237,6 +238,18 @@ fn write_ended(ended: &Ended) {
         to_client_bytes = ended.traffic.to_client_bytes,
         reason = %ended.reason,
         "allocation ended"
+    );
+}
+
+fn write_moved(moved: &Moved) {
+    info!(
+        id = moved.session,
+        user = Name(&moved.user).to_string(),
+        client = %moved.to.client,
+        transport = %moved.to.transport,
+        old_client = %moved.from.client,
+        old_transport = %moved.from.transport,
+        "client moved"
     );
 }
 

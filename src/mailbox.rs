@@ -12,6 +12,7 @@ use turnway_relay as relay;
 use turnway_udp::Waker;
 
 use crate::io::tcp::Connection;
+use crate::mobility::Word;
 
 /// What a shard may be asked.
 pub enum Command {
@@ -28,6 +29,8 @@ pub enum Command {
     /// Take over a client's connection, with what was read from it: it asks for a connection to a
     /// peer that this shard has.
     Adopt(Box<Connection>),
+    /// What another shard says about a client that moves.
+    Hear(Word),
     /// End everything and return.
     Stop,
 }
@@ -169,6 +172,9 @@ pub struct IoStats {
     pub dtls_refused: u64,
     /// DTLS sessions ended because they had no allocation for too long.
     pub dtls_idle_closed: u64,
+    /// Messages dropped because a session that another shard has did not come in time, or too many
+    /// were asked for.
+    pub moving_drops: u64,
     /// How often accepting was paused because descriptors ran out.
     pub accept_paused: u64,
     /// Pauses that let datagrams gather.
@@ -202,6 +208,7 @@ impl IoStats {
         self.dtls_handshake_failures += other.dtls_handshake_failures;
         self.dtls_refused += other.dtls_refused;
         self.dtls_idle_closed += other.dtls_idle_closed;
+        self.moving_drops += other.moving_drops;
         self.accept_paused += other.accept_paused;
         self.pauses += other.pauses;
         self.offloaded.add(other.offloaded);

@@ -22,7 +22,7 @@ use std::time::SystemTime;
 use tokio::sync::mpsc;
 use turnway_offload::Offload;
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
-use turnway_relay::{Seed, Server, Shared};
+use turnway_relay::{Seed, Server, Shared, Tickets};
 use turnway_udp as udp;
 
 use crate::accounts::{Accounts, Clerk};
@@ -34,6 +34,7 @@ use crate::ledger::SharedLedger;
 use crate::log::{self, Records};
 use crate::mailbox::{Board, Mailbox, SESSION_BITS};
 use crate::metrics::View;
+use crate::mobility::Whereabouts;
 use crate::offload;
 use crate::ports::{Ports, RelayAddrs};
 use crate::shard::{Parts, Shard, StreamLimits};
@@ -209,6 +210,7 @@ impl Crew {
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) =
             boxes.map_err(|error| no_descriptor(&error))?.into_iter().unzip();
         let mut crew = Self { shards: Vec::new(), mailboxes: mailboxes.into(), boards: Vec::new() };
+        let whereabouts = Arc::new(Whereabouts::default());
         for (index, (doors, inbox)) in doors.into_iter().zip(inboxes).enumerate() {
             let first_session = (index as u64) << SESSION_BITS;
             let Common { server, ledger, ports, records, offload, entrance } =
@@ -225,6 +227,7 @@ impl Crew {
                 ports,
                 inbox,
                 mailboxes: Arc::clone(&crew.mailboxes),
+                whereabouts: Arc::clone(&whereabouts),
                 board,
                 records,
                 udp,
@@ -257,6 +260,7 @@ fn shared(
             limits.unauthenticated_burst,
             random_u64()?,
         ),
+        tickets: Tickets::new(random_secret()?),
     })
 }
 
@@ -305,6 +309,13 @@ fn no_thread(error: &std::io::Error) -> ServeError {
 
 fn no_descriptor(error: &std::io::Error) -> ServeError {
     ServeError::Input(format!("cannot set up a shard: {error}; {}", doors::advice(error)))
+}
+
+fn random_secret() -> Result<[u8; 32], ServeError> {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret)
+        .map_err(|error| ServeError::Runtime(format!("the system has no randomness: {error}")))?;
+    Ok(secret)
 }
 
 fn random_u64() -> Result<u64, ServeError> {

@@ -8,6 +8,7 @@
 mod datagrams;
 mod dtls;
 mod kernel;
+mod mobility;
 mod pace;
 mod peers;
 mod streams;
@@ -34,10 +35,12 @@ use crate::io::udp::{Listener, RelaySockets};
 use crate::ledger::SharedLedger;
 use crate::log::Records;
 use crate::mailbox::{Board, Command, Inbox, IoStats, Mailbox, PLACES_PER_PAGE, SessionPage};
+use crate::mobility::Whereabouts;
 use crate::ports::{self, Entry, Ports};
 
 use dtls::Dtls;
 use kernel::Kernel;
+use mobility::Moving;
 use pace::{Metronome, Pace, Rest};
 
 /// Datagrams of one batch, or runs of them that the kernel has merged: larger batches were not
@@ -81,6 +84,8 @@ pub struct Parts {
     pub inbox: Inbox,
     /// How to reach every shard, this one among them.
     pub mailboxes: Arc<[Mailbox]>,
+    /// Where sessions are that have moved.
+    pub whereabouts: Arc<Whereabouts>,
     /// Where counters are shown.
     pub board: Arc<Board>,
     /// Where log records go.
@@ -126,6 +131,7 @@ pub struct Shard {
     peer_buffer: Box<[u8]>,
     /// Connections that came from other shards.
     adopted: Vec<Connection>,
+    moving: Moving,
     sends: SendBatch,
     reply: Box<[u8; 2048]>,
     stats: IoStats,
@@ -175,6 +181,7 @@ impl Shard {
             peers: Peers::default(),
             peer_buffer: vec![0; peer::READ].into_boxed_slice(),
             adopted: Vec::new(),
+            moving: Moving::default(),
             sends: SendBatch::new(),
             reply: Box::new([0; 2048]),
             stats: IoStats::default(),
@@ -206,7 +213,7 @@ impl Shard {
             self.now = clock();
             self.parts.board.beat(self.now.mono_ns);
             // Before the datagrams: what comes after a reload is judged by the new rules.
-            if self.read_mail(&batch) == Mail::Stop {
+            if self.read_mail(&mut batch) == Mail::Stop {
                 break;
             }
             for connection in std::mem::take(&mut self.adopted) {
@@ -261,6 +268,7 @@ impl Shard {
                 | Effect::Reserve { .. }
                 | Effect::Bind { .. }
                 | Effect::Close { .. }
+                | Effect::Depart { .. }
                 | Effect::Connect { .. }
                 | Effect::Splice { .. }
                 | Effect::Disconnect { .. }
@@ -349,6 +357,7 @@ impl Shard {
                 }
                 Effect::Splice { connection, client } => self.splice(connection, &client, batch),
                 Effect::Disconnect { connection } => self.disconnect_peer(connection),
+                Effect::Depart { allocation, shard } => self.depart(allocation, shard, batch),
                 Effect::ChannelUp(path) => self.channel_up(&path),
                 Effect::ChannelDown { relay, number, .. } => self.channel_down(relay, number),
                 Effect::Log(record) => {
@@ -381,6 +390,7 @@ impl Shard {
         if let Some(mirror) = &mut self.mirror {
             mirror.complete_record(&mut record);
         }
+        self.forget_whereabouts(&record);
         record
     }
 
@@ -434,6 +444,9 @@ impl Shard {
     }
 
     fn answer(&mut self, to: &Client, len: usize, batch: &ReceiveBatch) {
+        if let Some(reply) = &mut self.moving.elsewhere {
+            return reply.keep(&self.reply[..len]);
+        }
         match to.tuple.transport {
             // To a Binding request: it leaves with the others of the batch.
             Transport::Udp if len <= udp::send::MAX_PREFIX => return self.queue_answer(to, len),
@@ -566,7 +579,7 @@ impl Shard {
         }
     }
 
-    fn read_mail(&mut self, batch: &ReceiveBatch) -> Mail {
+    fn read_mail(&mut self, batch: &mut ReceiveBatch) -> Mail {
         while let Some(command) = self.parts.inbox.next() {
             match command {
                 Command::Configure(config) => self.happen(Event::Configure(config), batch),
@@ -584,6 +597,14 @@ impl Shard {
                     // Whoever asked may have gone away.
                     let _ = reply.send(page);
                 }
+                Command::Session(session, reply)
+                    if let Some(shard) = self.went_elsewhere(session) =>
+                {
+                    self.parts.mailboxes[shard].send(Command::Session(session, reply));
+                }
+                Command::Kill(session, reply) if let Some(shard) = self.went_elsewhere(session) => {
+                    self.parts.mailboxes[shard].send(Command::Kill(session, reply));
+                }
                 Command::Session(session, reply) => {
                     let _ = reply.send(self.parts.server.find_session(session, self.now));
                 }
@@ -593,6 +614,7 @@ impl Shard {
                     let _ = reply.send(found);
                 }
                 Command::Adopt(connection) => self.adopted.push(*connection),
+                Command::Hear(word) => self.hear(word, batch),
                 Command::Stop => return Mail::Stop,
             }
         }

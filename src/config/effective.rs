@@ -59,7 +59,7 @@ pub fn reloaded(old: &Config, new: Config) -> Config {
     };
     Config {
         auth: Auth { database: old.auth.database.clone(), ..new.auth },
-        relay: Relay { tcp: new.relay.tcp, ..old.relay.clone() },
+        relay: Relay { tcp: new.relay.tcp, mobility: new.relay.mobility, ..old.relay.clone() },
         oauth: new.oauth,
         realms: if same_realms(old, &new.realms) { new.realms } else { old.realms.clone() },
         alternates: new.alternates,
@@ -183,6 +183,7 @@ fn top_level(config: &Config) -> Vec<Setting> {
         optional("relay.addresses", addresses, "the address of the default route of each family"),
         set("relay.ports", quoted(&ports)),
         set("relay.tcp", relay.tcp.to_string()),
+        set("relay.mobility", relay.mobility.to_string()),
         optional("nat_discovery.addresses", discovery, "off"),
         optional("nat_discovery.ports", discovery_ports, "off"),
         set("peers.allow", list(peers.allow.iter().map(quoted))),

@@ -181,6 +181,8 @@ pub struct Relay {
     pub ports: RangeInclusive<u16>,
     /// Whether there are TCP allocations (RFC 6062).
     pub tcp: bool,
+    /// Whether clients may go on from another address.
+    pub mobility: bool,
 }
 
 /// An address of this machine, and what the world calls it. Both are of one family.
@@ -623,6 +625,7 @@ impl Config {
                 addresses: vec![RelayAddress { local: loopback.into(), external: loopback.into() }],
                 ports: raw.relay.ports.into_inner().0,
                 tcp: raw.relay.tcp.into_inner(),
+                mobility: raw.relay.mobility.into_inner(),
             },
             nat_discovery: None,
             auth: Auth {

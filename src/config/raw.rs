@@ -227,6 +227,11 @@ keys! {
         /// which they reach peers over TCP. Peers are refused as `[peers]` says, as for UDP. With
         /// `false` such an Allocate is answered with 442.
         Default tcp: bool = "true", Live;
+        /// Whether clients may go on with their allocations from another address (RFC 8016), as
+        /// phones do that change networks. An allocation of a client that asks for it then outlives
+        /// the client's connection, until its lifetime is over. With `false` such an Allocate is
+        /// answered with 405.
+        Default mobility: bool = "false", Live;
     }
 }
 

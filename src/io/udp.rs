@@ -131,11 +131,15 @@ const GIVEN_UP: usize = 16;
 impl RelaySockets {
     /// Keeps a socket under its id.
     pub fn insert(&mut self, id: RelayId, socket: udp::Socket, local: SocketAddr) {
+        self.put(id, RelaySocket { socket, local, drops: Drops::default() });
+    }
+
+    /// Keeps a socket that was kept elsewhere.
+    pub fn put(&mut self, id: RelayId, socket: RelaySocket) {
         let (column, slot) = (self.column_mut(id.family), id.allocation.slot as usize);
         while column.places.len() <= slot {
             column.places.push(None);
         }
-        let socket = RelaySocket { socket, local, drops: Drops::default() };
         let before = column.places[slot].replace((id.allocation.generation, socket));
         column.used += usize::from(before.is_none());
     }

@@ -15,6 +15,7 @@ use turnway_relay::{EndReason, Outcome, Quota, Reason, Request, Traffic, Transpo
 
 use super::reading::Reading;
 
+mod mobility;
 mod offload;
 mod peers;
 mod secured;
@@ -45,7 +46,8 @@ enum Kind {
 
 /// All of them, in the order in which they are shown.
 fn families() -> impl Iterator<Item = &'static Family> {
-    let families = RELAY.iter().chain(peers::FAMILIES).chain(secured::FAMILIES);
+    let families =
+        RELAY.iter().chain(peers::FAMILIES).chain(mobility::FAMILIES).chain(secured::FAMILIES);
     families.chain(offload::FAMILIES).chain(tls::FAMILIES)
 }
 

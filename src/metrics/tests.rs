@@ -10,7 +10,9 @@ use tokio::sync::oneshot;
 use tokio::time;
 use turnway_relay::shared::{AllocationCount, LivePorts, SourceLimiter};
 use turnway_relay::stats::AUTH_FAILURES;
-use turnway_relay::{ConnectionEnd, EndReason, Outcome, Quota, Reason, Request, Stats, Transport};
+use turnway_relay::{
+    ConnectionEnd, EndReason, Outcome, Quota, Reason, Request, Stats, Tickets, Transport,
+};
 
 use super::*;
 use crate::http::{CONNECTIONS, HEAD_TIME};
@@ -34,6 +36,7 @@ fn view(shards: usize) -> Arc<View> {
         live: LivePorts::new(&[local]),
         allocations: AllocationCount::new(5000),
         sources: SourceLimiter::new(64, 10, 10, 1),
+        tickets: Tickets::new([7; 32]),
     });
     let relays = vec![RelayAddrs { local, external: local }];
     let ports = Ports::new(relays, 50_000..=50_009, 0, Arc::clone(&shared));

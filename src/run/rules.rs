@@ -69,6 +69,7 @@ pub(super) fn build(
             permissions_per_allocation: limits.permissions_per_allocation as usize,
             channels_per_allocation: limits.channels_per_allocation as usize,
             tcp_allocations: config.relay.tcp,
+            mobility: config.relay.mobility,
             connections_per_allocation: limits.connections_per_allocation as usize,
             old_channel_numbers: limits.old_channel_numbers,
             max_lifetime_s: u32::try_from(limits.max_lifetime.as_secs()).unwrap_or(u32::MAX),

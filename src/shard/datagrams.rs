@@ -131,6 +131,8 @@ impl Shard {
                 self.carry_out(batch);
                 self.flush_if_full(batch);
             }
+            Route::Arriving => self.on_arriving(client, slot, range, ip, batch),
+            Route::Elsewhere { session } => self.on_elsewhere(session, client, data, batch),
             Route::ToClient { .. } | Route::Drop(_) | Route::Lease => {}
         }
     }

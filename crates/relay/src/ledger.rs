@@ -368,7 +368,7 @@ impl Ledger {
             }
         }
         let of_realm = &mut self.realms[usize::from(realm.0)].allocations;
-        *of_realm = of_realm.saturating_sub(1);
+        *of_realm = of_realm.saturating_sub(ended);
         if none_left {
             self.remove(release.user, now_ns);
         }

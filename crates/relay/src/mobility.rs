@@ -353,6 +353,7 @@ impl Server {
         match goes_on_with {
             GoesOnWith::Others(session) => Some(session),
             GoesOnWith::Ours(id) => {
+                self.resumes.remove(&from.tuple);
                 self.move_to(id, *from);
                 None
             }

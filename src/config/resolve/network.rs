@@ -182,7 +182,8 @@ impl Checks<'_> {
                 }
             }
         }
-        let relay = Relay { addresses, ports, tcp: *raw.tcp.get_ref() };
+        let relay =
+            Relay { addresses, ports, tcp: *raw.tcp.get_ref(), mobility: *raw.mobility.get_ref() };
         for listener in listeners {
             self.not_among_relay_ports(listener, &relay, raw.addresses.is_none());
         }
