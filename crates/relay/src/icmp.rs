@@ -32,7 +32,8 @@ impl Server {
             let ends_ns = permission.expires_ns.min(bound.expires_ns);
             let permitted = is_relayed(error) && ends_ns > now.mono_ns;
             let to = (allocation.client, allocation.identity.realm());
-            (permitted && allocation.attached && allocation.icmp.allow(now, per_second)).then_some(to)
+            (permitted && allocation.attached && allocation.icmp.allow(now, per_second))
+                .then_some(to)
         });
         let Some((client, realm)) = client else {
             self.stats.peer_drops[Reason::IcmpIgnored.index()] += 1;
