@@ -126,6 +126,32 @@ fn clients_that_reach_each_other_lose_nothing() {
     each_way(&["-y"]);
 }
 
+/// `-M` has the client go on from another port as soon as it has an allocation, with its old
+/// connection closed before, after, or never.
+#[test]
+fn mobile_clients_lose_nothing() {
+    every(|way| {
+        let own = own_address();
+        let relay = Relay::start(Setup {
+            listen: vec![(own, 3478).into()],
+            relay: Some(format!("addresses = [\"{own}\"]\nmobility = true")),
+            ..way.setup()
+        });
+        let peer = Peer::start(own_address().into(), 3480);
+        if way.is_secured() {
+            // It offers versions and ciphers of its own choice, and gives up where the second
+            // handshake with them fails.
+            let mut run = way.run(relay.address, peer.address, &["-M", "-c"]);
+            lossless_at_last(&relay, run.sized(1, 50));
+        } else {
+            lossless(&relay, &way.run(relay.address, peer.address, &["-M"]));
+        }
+        if program("turnutils_uclient", "coturn").is_some() {
+            assert!(relay.sum("turnway_mobility_moves_total") > 0.0);
+        }
+    });
+}
+
 #[test]
 fn rest_credentials_lose_nothing() {
     every(|way| {
@@ -326,6 +352,18 @@ fn lossless(relay: &Relay, run: &Run) {
     let expected = before + 2.0 * all as f64;
     relay.await_samples("all datagrams in the metrics", |_| relayed() >= expected);
 }
+
+/// The same of a client that may give up before it has sent anything, and then begins anew.
+#[track_caller]
+fn lossless_at_last(relay: &Relay, run: &Run) {
+    let Some(counts) = run.finish_at_last(ATTEMPTS) else { return };
+    let all = run.messages();
+    let lossless = Counts { sent: all, received: all, lost: 0, dropped: 0 };
+    assert_eq!(counts, lossless, "{run}: {:#?}", drops(relay));
+}
+
+/// Half of them fail.
+const ATTEMPTS: usize = 40;
 
 /// What the daemon says of datagrams that it, or the kernel before it, dropped.
 fn drops(relay: &Relay) -> Vec<(String, f64)> {

@@ -59,7 +59,8 @@ fn a_short_file_gets_the_defaults() {
     let (config, warnings) = with("").unwrap();
     assert_eq!(warnings, Vec::<String>::new());
     assert_eq!(config.realm, "turnway");
-    assert_eq!(config.relay, Relay { addresses: vec![], ports: 49152..=65535, tcp: true });
+    let relay = Relay { addresses: vec![], ports: 49152..=65535, tcp: true, mobility: false };
+    assert_eq!(config.relay, relay);
     assert_eq!(config.limits.permissions_per_allocation, 256);
     assert_eq!(config.limits.channels_per_allocation, 256);
     assert_eq!(config.limits.allocations, None);

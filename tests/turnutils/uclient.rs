@@ -134,6 +134,23 @@ impl Run {
 
     /// Runs it to its end; `None` where there is no such program.
     pub(crate) fn finish(&self) -> Option<Counts> {
+        let text = self.output()?;
+        Some(counts(&text).unwrap_or_else(|| panic!("no result of {self}:\n{text}")))
+    }
+
+    /// Runs it so often until it comes to an end with a result.
+    pub(crate) fn finish_at_last(&self, attempts: usize) -> Option<Counts> {
+        for _ in 0..attempts {
+            let counts = counts(&self.output()?);
+            if counts.is_some() {
+                return counts;
+            }
+        }
+        panic!("no result of {self}, {attempts} times");
+    }
+
+    /// What it says until its end.
+    fn output(&self) -> Option<String> {
         let _slot = Slot::take();
         let (mut child, output) = self.spawn()?;
         let deadline = Instant::now() + PATIENCE;
@@ -144,8 +161,7 @@ impl Run {
             }
             std::thread::park_timeout(Duration::from_millis(10));
         }
-        let text = text(&output);
-        Some(counts(&text).unwrap_or_else(|| panic!("no result of {self}:\n{text}")))
+        Some(text(&output))
     }
 
     /// Runs it for some time at most and ends it then; whether it ended before.
