@@ -87,6 +87,7 @@ proxy_protocol = ["10.0.0.0/8"]
 addresses = ["203.0.113.7", { local = "fd00::5", external = "2001:db8::7" }]
 ports = "50000-50999"
 tcp = false
+mobility = true
 [nat_discovery]
 addresses = ["203.0.113.7", { local = "10.0.0.6", external = "203.0.113.8" }]
 ports = [3480, 3481]
