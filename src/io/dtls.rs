@@ -8,7 +8,7 @@ use std::hash::RandomState;
 use std::net::SocketAddr;
 
 use turnway_dtls as dtls;
-use turnway_relay::{Client, FiveTuple, Link, Transport};
+use turnway_relay::{Client, FiveTuple, Link, RealmId, Transport};
 
 use super::sources::Place;
 use super::tcp::{Idle, Patience};
@@ -42,6 +42,13 @@ impl Entry {
         if let Some(successor) = self.successor.take() {
             self.session = successor.session;
             self.used_ns = now_ns;
+        }
+    }
+
+    /// Takes the realm of the server name that the client has given, if that is a realm's.
+    pub fn enter_realm(&mut self, realm_of: impl FnOnce(&str) -> Option<RealmId>) {
+        if let Some(realm) = self.session.server_name().and_then(realm_of) {
+            self.below.realm = realm;
         }
     }
 }

@@ -167,6 +167,7 @@ impl Shard {
             Received::Established => {
                 stats.dtls_handshakes += 1;
                 entry.succeed(self.now.mono_ns);
+                entry.enter_realm(|name| self.parts.server.realm_of(name));
                 if let Some(client) = dtls.sessions.client(index) {
                     self.happen(Event::Disconnected { tuple: client.tuple }, batch);
                 }
@@ -208,6 +209,9 @@ impl Shard {
                 Received::Established => {
                     self.stats.dtls_handshakes += 1;
                     (taken, len) = (true, 0);
+                    let Some(dtls) = &mut self.dtls else { return };
+                    let Some(entry) = dtls.sessions.get_mut(index) else { return };
+                    entry.enter_realm(|name| self.parts.server.realm_of(name));
                 }
                 Received::Data(count) => {
                     (taken, len) = (true, 0);
