@@ -57,11 +57,23 @@ pub fn reloaded(old: &Config, new: Config) -> Config {
         (Some(AdminListen::Tcp(_)), None) => old.admin.token.clone(),
         (Some(AdminListen::Tcp(_) | AdminListen::Unix(_)) | None, token) => token,
     };
+    let mut realms = if same_realms(old, &new.realms) { new.realms } else { old.realms.clone() };
+    if old.auth.database.is_none() {
+        for realm in &mut realms {
+            (realm.user.volume_per_day, realm.user.volume_per_month) = (None, None);
+        }
+    }
+    // Those of a realm that there is after a restart only are nobody's until then.
+    let mut auth = Auth { database: old.auth.database.clone(), ..new.auth };
+    auth.users.retain(|user| {
+        let is_theirs = |name: &String| realms.iter().any(|realm| realm.name == *name);
+        user.realm.as_ref().is_none_or(is_theirs)
+    });
     Config {
-        auth: Auth { database: old.auth.database.clone(), ..new.auth },
+        auth,
         relay: Relay { tcp: new.relay.tcp, mobility: new.relay.mobility, ..old.relay.clone() },
         oauth: new.oauth,
-        realms: if same_realms(old, &new.realms) { new.realms } else { old.realms.clone() },
+        realms,
         alternates: new.alternates,
         peers: new.peers,
         limits,

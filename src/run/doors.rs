@@ -4,6 +4,7 @@ use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 
+use turnway_relay::RealmId;
 use turnway_relay::shared::SourceLimiter;
 use turnway_udp as udp;
 
@@ -49,7 +50,7 @@ pub(super) fn bind_listeners(config: &Config, shards: usize) -> Result<Vec<Doors
                 let (socket, grant) = udp::listener_udp(listen.address, buffer).map_err(refused)?;
                 granted = Some(grant);
                 let speaks = speaks(listen.transport);
-                let realm = rules::realm_id(config, listen.realm.as_deref());
+                let realm = realm_of(config, listen);
                 door.udp.push(Listener::new(socket, speaks, realm).map_err(refused)?);
             }
             if listen.transport.uses_tcp() {
@@ -70,7 +71,7 @@ pub(super) fn entrance(config: &Config, store: Option<Arc<Store>>) -> Result<Ent
     let door = |listen: &Listen| crate::io::door::Door {
         speaks: speaks(listen.transport),
         proxies: listen.proxies.clone(),
-        realm: rules::realm_id(config, listen.realm.as_deref()),
+        realm: realm_of(config, listen),
     };
     let per_second = config.limits.handshakes_per_source.per_second;
     let burst = per_second.saturating_mul(HANDSHAKE_BURST);
@@ -80,6 +81,11 @@ pub(super) fn entrance(config: &Config, store: Option<Arc<Store>>) -> Result<Ent
         sources: Arc::new(Sources::new(config.limits.connections_per_source)),
         handshakes: SourceLimiter::new(RATE_SLOTS, per_second, burst, random_u64()?),
     })
+}
+
+fn realm_of(config: &Config, listen: &Listen) -> RealmId {
+    rules::realm_id(config, listen.realm.as_deref())
+        .expect("a listener names a realm that is there")
 }
 
 fn speaks(transport: Transport) -> Speaks {

@@ -82,10 +82,11 @@ pub(super) fn build(
     })
 }
 
-/// The number of a realm by its name; `None` is the first.
-pub(super) fn realm_id(config: &Config, name: Option<&str>) -> RealmId {
-    let place = name.and_then(|name| config.realms.iter().position(|realm| realm.name == name));
-    place.and_then(|place| u16::try_from(place + 1).ok()).map_or(RealmId::FIRST, RealmId)
+/// The number of a realm by its name, if there is one of that name; without a name it is the first.
+pub(super) fn realm_id(config: &Config, name: Option<&str>) -> Option<RealmId> {
+    let Some(name) = name else { return Some(RealmId::FIRST) };
+    let place = config.realms.iter().position(|realm| realm.name == name)?;
+    u16::try_from(place + 1).ok().map(RealmId)
 }
 
 fn auth_of(
@@ -119,7 +120,8 @@ fn auth(
         Credential::Md5(key) => UserCredential::Md5Key(*key.expose()),
         Credential::Sha256(key) => UserCredential::Sha256Key(*key.expose()),
     };
-    let members = auth.users.iter().filter(|user| realm_id(config, user.realm.as_deref()) == id);
+    let members =
+        auth.users.iter().filter(|user| realm_id(config, user.realm.as_deref()) == Some(id));
     let configured = members.map(|user| StaticUser {
         name: user.name.clone(),
         credential: credential(&user.credential),
@@ -165,9 +167,11 @@ fn alternates(config: &Config, own: &[IpAddr]) -> Selection {
         AlternateWhen::Always => When::Always,
         AlternateWhen::Busy => When::Busy,
     };
+    let external: Vec<IpAddr> = config.relay.addresses.iter().map(|it| it.external).collect();
     let is_ours = |address: &SocketAddr| {
         let mut listeners = config.listen.iter();
-        own.contains(&address.ip())
+        // Behind 1:1 NAT clients know us by the external address.
+        (own.contains(&address.ip()) || external.contains(&address.ip()))
             && listeners.any(|listener| listener.address.port() == address.port())
     };
     let servers = config.alternates.servers.iter();
@@ -220,7 +224,7 @@ fn from_database<'a>(
     rows: &'a [UserRow],
 ) -> impl Iterator<Item = StaticUser> + 'a {
     let members =
-        config.auth.users.iter().filter(|user| realm_id(config, user.realm.as_deref()) == id);
+        config.auth.users.iter().filter(|user| realm_id(config, user.realm.as_deref()) == Some(id));
     let configured: BTreeSet<Vec<u8>> = members.filter_map(|user| prepared(&user.name)).collect();
     let rows = rows.iter().filter(move |row| RealmId(row.realm) == id);
     rows.filter(move |row| !configured.contains(&row.name)).filter_map(|row| {

@@ -48,6 +48,9 @@ pub(crate) struct Asked {
     pub(crate) wanted: RealmId,
 }
 
+/// ORIGIN attributes of one request that are looked at.
+const ORIGINS_MAX: usize = 8;
+
 impl Realms {
     /// The realm that holds where nothing leads to another, and the others.
     pub fn new(first: Realm, others: Vec<Realm>) -> Self {
@@ -80,8 +83,8 @@ impl Realms {
         if self.others.is_empty() {
             return Asked { shown: RealmId::FIRST, wanted: RealmId::FIRST };
         }
-        // Some clients send several, of which only one is theirs. All are looked at.
-        let mut origins = msg.all::<Origin<'_>>().flatten();
+        // Some clients send several, of which only one is theirs. A stranger may send thousands.
+        let mut origins = msg.all::<Origin<'_>>().flatten().take(ORIGINS_MAX);
         let here = origins.find_map(|origin| self.of_origin(origin.0)).unwrap_or(here);
         let named = msg.raw(AttributeType::REALM).and_then(|name| self.named(name));
         let shown = named.unwrap_or(here);

@@ -51,3 +51,12 @@ fn realms_come_and_go_at_a_restart() {
     assert!(restart_needed(&new, &changed).is_empty());
     assert_eq!(reloaded(&new, changed).realms[0].origins, ["https://a.example"]);
 }
+
+#[test]
+fn users_of_a_realm_that_needs_a_restart_wait_for_it() {
+    let user = "[[auth.user]]\nname = \"alice\"\npassword = \"sesame\"\nrealm = \"second\"\n";
+    let (old, new) = (good(""), good(&format!("{SECOND}{user}")));
+    assert_eq!(new.auth.users.len(), 1);
+    assert!(reloaded(&old, new.clone()).auth.users.is_empty(), "not a user of the first realm");
+    assert_eq!(reloaded(&new, new.clone()).auth.users.len(), 1);
+}
