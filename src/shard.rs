@@ -576,6 +576,7 @@ impl Shard {
             self.swept_ns = self.now.mono_ns;
             self.close_idle(batch);
             self.look_after_sessions(batch);
+            self.let_go_of_old();
         }
     }
 

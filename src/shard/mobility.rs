@@ -11,7 +11,7 @@ use std::ops::Range;
 use turnway_relay::{AllocationId, Client, Event, FiveTuple, IpFields, Record, RelayId, Transport};
 use turnway_udp::{Interest, ReceiveBatch};
 
-use super::{Shard, Token};
+use super::{SECOND_NS, Shard, Token};
 use crate::mailbox::{Command, shard_of};
 use crate::mobility::{Arrival, Word};
 
@@ -22,6 +22,10 @@ const ASKED_MAX: usize = 256;
 /// What is held of one client until its session has come, and of all.
 const HELD_PER_CLIENT: usize = 256 * 1024;
 const HELD_MAX: usize = 8 * 1024 * 1024;
+
+/// How long: a shard answers a claim within milliseconds, and always. Whoever was not answered
+/// claims again.
+const HELD_NS: u64 = 5 * SECOND_NS;
 
 /// What a shard knows of sessions that are with others.
 #[derive(Default)]
@@ -47,6 +51,7 @@ impl Reply {
 /// Messages of a client whose session has been claimed.
 struct Held {
     client: Client,
+    until_ns: u64,
     bytes: usize,
     messages: Vec<(Box<[u8]>, Option<IpFields>)>,
 }
@@ -62,18 +67,31 @@ impl Shard {
         batch: &ReceiveBatch,
     ) {
         match self.parts.server.settle(client) {
-            Some(session) => self.hold(session, client, &batch.data(slot)[range], ip),
-            None => {
+            Some(session) if self.may_come(session) => {
+                self.hold(session, client, &batch.data(slot)[range], ip);
+            }
+            no_more => {
+                if let Some(session) = no_more {
+                    self.parts.server.stop_expecting(session, &client.tuple);
+                }
                 self.carry_out(batch);
                 self.on_message(client, slot, range, ip, batch);
             }
         }
     }
 
+    /// Whether a session is with another shard, or on its way here.
+    fn may_come(&self, session: u64) -> bool {
+        let here = self.parts.index;
+        self.parts.whereabouts.of(session) != usize::from(here)
+            || self.parts.whereabouts.gone_to(session) == Some(here)
+    }
+
     /// Keeps a message until the session has come, and asks for it.
     fn hold(&mut self, session: u64, client: &Client, message: &[u8], ip: Option<IpFields>) {
         let known = self.moving.held.contains_key(&session);
-        let none = || Held { client: *client, bytes: 0, messages: Vec::new() };
+        let until_ns = self.now.mono_ns + HELD_NS;
+        let none = || Held { client: *client, until_ns, bytes: 0, messages: Vec::new() };
         let held = self.moving.held.entry(session).or_insert_with(none);
         let bytes = message.len() + size_of::<Held>();
         let room = held.bytes + bytes <= HELD_PER_CLIENT
@@ -90,6 +108,16 @@ impl Shard {
         let owner = self.parts.whereabouts.of(session);
         if !known && owner != usize::from(shard) {
             self.tell(owner, Word::Claim { session, tuple, shard });
+        }
+    }
+
+    /// Nothing is held for ever, whatever went wrong.
+    pub(super) fn let_go_of_old(&mut self) {
+        let now_ns = self.now.mono_ns;
+        let old = self.moving.held.extract_if(|_, held| held.until_ns <= now_ns);
+        for (_, held) in old {
+            self.moving.held_bytes -= held.bytes;
+            self.stats.moving_drops += held.messages.len() as u64;
         }
     }
 
@@ -142,9 +170,13 @@ impl Shard {
             }
             Word::Claim { session, tuple, shard } => self.claimed(session, tuple, shard, batch),
             Word::Refuse { session, tuple } => {
-                self.parts.server.stop_expecting(&tuple);
-                let held = self.let_go(session);
-                self.stats.moving_drops += held.map_or(0, |held| held.messages.len() as u64);
+                self.parts.server.stop_expecting(session, &tuple);
+                // Another client's claim for the same session will be answered by itself.
+                let its = |held: &Held| held.client.tuple == tuple;
+                if self.moving.held.get(&session).is_some_and(its) {
+                    let held = self.let_go(session);
+                    self.stats.moving_drops += held.map_or(0, |held| held.messages.len() as u64);
+                }
             }
             Word::Arrive(arrival) => self.arrive(*arrival, batch),
         }
@@ -180,9 +212,9 @@ impl Shard {
     /// Another shard's client has gone on there.
     fn claimed(&mut self, session: u64, tuple: FiveTuple, shard: u16, batch: &ReceiveBatch) {
         if self.parts.server.claim(session, &tuple, self.now) {
-            return self.carry_out(batch);
+            self.carry_out(batch);
         }
-        // Unless it is on its way there already.
+        // Unless it is on its way there, since now or already.
         if self.parts.whereabouts.of(session) != usize::from(shard) {
             self.tell(usize::from(shard), Word::Refuse { session, tuple });
         }

@@ -47,9 +47,9 @@ use ticket::Ticket;
 #[derive(Debug, Default)]
 pub(crate) struct Mobile {
     /// The generation of the ticket under which it is where it is.
-    settled: u16,
+    settled: u32,
     /// The generation of the ticket given last.
-    newest: u16,
+    newest: u32,
     next: Option<Next>,
     answered: Option<Answered>,
     rate: Window,
@@ -78,7 +78,7 @@ struct Answered {
 struct Granted {
     lifetime_s: u32,
     /// Of the new ticket; `None`: the client gave the allocation up.
-    generation: Option<u16>,
+    generation: Option<u32>,
 }
 
 /// Why a resumption is refused.
@@ -213,7 +213,7 @@ impl Server {
             if !fresh.same_user(&allocation.identity) {
                 return Err(Outcome::WrongCredentials.into());
             }
-            allocation.identity = fresh;
+            allocation.identity = fresh.instead_of(&allocation.identity);
         }
         let here = allocation.attached && allocation.client.tuple == tuple;
         let mobile = allocation.mobile.as_mut().ok_or(Outcome::BadRequest)?;
@@ -273,11 +273,20 @@ impl Server {
         self.forget_next(before);
         if next.shard.is_none() {
             let ours = GoesOnWith::Ours(id);
-            self.resumes.insert(&client.tuple, client.link, ours, until_ns);
+            self.goes_on_from(&client, ours, until_ns);
         }
         self.stats.resumes += 1;
         self.count_resumes();
         granted
+    }
+
+    /// Remembers who is about to go on from a five-tuple. Whoever was about to before is not any
+    /// more: no five-tuple leads to two allocations.
+    fn goes_on_from(&mut self, client: &Client, goes_on_with: GoesOnWith, until_ns: u64) {
+        let displaced = self.resumes.insert(&client.tuple, client.link, goes_on_with, until_ns);
+        if let Some(displaced) = displaced {
+            self.not_from_there(&displaced);
+        }
     }
 
     fn forget_next(&mut self, next: Option<Next>) {
@@ -344,13 +353,18 @@ impl Server {
 
     /// The answer to [`Route::Arriving`]: moves the client's allocation to where the message came
     /// from. Gives the session's number if another shard has it: then claim it there, and keep the
-    /// message until it has come.
+    /// message until it has come. `None` also if it has come here already, from elsewhere: then the
+    /// message is like any other.
     //= rfc8016#section-3.2.2
     //# After receiving any of those messages, a TURN server discards the old ticket and the old 5-tuple
     //# associated with the old ticket from its state data.
     pub fn settle(&mut self, from: &Client) -> Option<u64> {
         let Resume { goes_on_with, .. } = *self.resumes.get(&from.tuple)?;
         match goes_on_with {
+            GoesOnWith::Others(session) if self.table.find_session(session).is_some() => {
+                self.stop_expecting(session, &from.tuple);
+                None
+            }
             GoesOnWith::Others(session) => Some(session),
             GoesOnWith::Ours(id) => {
                 self.resumes.remove(&from.tuple);
@@ -360,11 +374,17 @@ impl Server {
         }
     }
 
-    /// Moves an allocation of this shard to another five-tuple of this shard.
+    /// Moves an allocation of this shard to another five-tuple of this shard. If that one has led
+    /// to another allocation since, this one waits for its client.
     fn move_to(&mut self, id: AllocationId, client: Client) {
+        let taken = self.table.find(&client.tuple).is_some_and(|other| other != id);
         let Some(allocation) = self.table.get_mut(id) else { return };
         let (from, next) = (allocation.client.tuple, allocation.settled());
         self.forget_next(next);
+        if taken {
+            self.channels_down(id);
+            return self.table.detach(id);
+        }
         *self.stats.allocations_mut(from.transport) -= 1;
         *self.stats.allocations_mut(client.tuple.transport) += 1;
         self.channels_down(id);

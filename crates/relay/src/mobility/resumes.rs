@@ -40,18 +40,20 @@ fn key(tuple: &FiveTuple) -> Key {
 }
 
 impl Resumes {
+    /// Gives what was remembered of the five-tuple before.
     pub(crate) fn insert(
         &mut self,
         tuple: &FiveTuple,
         link: Link,
         goes_on_with: GoesOnWith,
         until_ns: u64,
-    ) {
-        self.remove(tuple);
+    ) -> Option<Resume> {
+        let displaced = self.remove(tuple);
         self.count += 1;
         let until = (until_ns, self.count);
         self.deadlines.insert(until, *tuple);
         self.by_tuple.insert(key(tuple), Resume { link, goes_on_with, until });
+        displaced
     }
 
     pub(crate) fn get(&self, tuple: &FiveTuple) -> Option<&Resume> {

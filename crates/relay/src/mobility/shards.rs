@@ -2,7 +2,7 @@
 
 use turnway_wire::Family;
 
-use super::{GoesOnWith, Next};
+use super::{GoesOnWith, Next, Resume};
 use crate::address::{AllocationId, Client, FiveTuple, Now};
 use crate::effect::Effect;
 use crate::ledger::Grant;
@@ -43,11 +43,14 @@ impl Server {
         (next.client.tuple == *tuple).then_some((id, next, next.shard?))
     }
 
-    /// A client is about to go on from here with a session of another shard.
+    /// A client is about to go on from here with a session of another shard. Not if it has made an
+    /// allocation here meanwhile.
     pub fn expect(&mut self, client: &Client, session: u64, now: Now) {
-        let others = GoesOnWith::Others(session);
-        self.resumes.insert(&client.tuple, client.link, others, now.after_s(RESUME_TIMEOUT_S));
-        self.count_resumes();
+        if self.table.find(&client.tuple).is_none() {
+            let others = GoesOnWith::Others(session);
+            self.goes_on_from(client, others, now.after_s(RESUME_TIMEOUT_S));
+            self.count_resumes();
+        }
     }
 
     /// The client has gone on from the other shard. What follows is [`Effect::Depart`]; false if
@@ -63,9 +66,16 @@ impl Server {
     }
 
     /// The claim was refused, or will never be answered.
-    pub fn stop_expecting(&mut self, tuple: &FiveTuple) {
-        self.resumes.remove(tuple);
-        self.count_resumes();
+    pub fn stop_expecting(&mut self, session: u64, tuple: &FiveTuple) {
+        if self.expected(session, tuple).is_some() {
+            self.resumes.remove(tuple);
+            self.count_resumes();
+        }
+    }
+
+    fn expected(&self, session: u64, tuple: &FiveTuple) -> Option<Resume> {
+        let resume = self.resumes.get(tuple)?;
+        (resume.goes_on_with == GoesOnWith::Others(session)).then_some(*resume)
     }
 
     /// Has an allocation taken out. First other data paths must let go of it.
@@ -96,16 +106,15 @@ impl Server {
     pub fn arrive(&mut self, departure: Departure, now: Now) -> AllocationId {
         let Departure { mut allocation, grant, client: promised } = departure;
         let from = allocation.client.tuple;
-        let others = GoesOnWith::Others(allocation.session);
-        let expected = self.resumes.get(&promised.tuple);
-        let expected = expected.filter(|resume| resume.goes_on_with == others).copied();
+        let free = self.table.find(&promised.tuple).is_none();
+        let expected = self.expected(allocation.session, &promised.tuple).filter(|_| free);
         allocation.attached = expected.is_some();
         allocation.client = match expected {
             Some(resume) => Client { link: resume.link, ..promised },
             None => promised,
         };
         if expected.is_some() {
-            self.stop_expecting(&promised.tuple);
+            self.stop_expecting(allocation.session, &promised.tuple);
         }
         allocation.settled();
         let meter = self.meters.join(allocation.identity.account(), grant, now.mono_ns);

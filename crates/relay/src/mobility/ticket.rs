@@ -1,7 +1,7 @@
 //! Tickets: which allocation a client may resume, sealed so that only this process can make and
 //! read one.
 //!
-//! A ticket is 32 printable characters, the base64 of `tag (14 bytes) ‖ sealed (10 bytes)`. What is
+//! A ticket is 32 printable characters, the base64 of `tag (12 bytes) ‖ sealed (12 bytes)`. What is
 //! sealed is the session's number and the ticket's generation. The tag is a truncated HMAC-SHA256
 //! of that, and begins the key stream that hides it, as in the SIV construction (RFC 5297): no
 //! number has to be used once only. Whose allocation it is stands in no ticket: whoever brings one
@@ -19,9 +19,9 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-const TAG_LEN: usize = 14;
+const TAG_LEN: usize = 12;
 const SESSION_LEN: usize = 8;
-const PLAIN_LEN: usize = SESSION_LEN + 2;
+const PLAIN_LEN: usize = SESSION_LEN + 4;
 const BINARY_LEN: usize = TAG_LEN + PLAIN_LEN;
 
 /// Bytes of every ticket: far from what could make a message too long for any path.
@@ -43,7 +43,7 @@ pub(crate) struct Ticket {
     /// The allocation's number.
     pub(crate) session: u64,
     /// Each resumption gives a ticket of the next one.
-    pub(crate) generation: u16,
+    pub(crate) generation: u32,
 }
 
 impl Tickets {
@@ -84,7 +84,7 @@ impl Tickets {
         let (session, generation) = plain.split_first_chunk::<SESSION_LEN>()?;
         genuine.then_some(Ticket {
             session: u64::from_be_bytes(*session),
-            generation: u16::from_be_bytes(generation.try_into().ok()?),
+            generation: u32::from_be_bytes(generation.try_into().ok()?),
         })
     }
 
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn a_ticket_says_what_was_put_into_it() {
         let tickets = Tickets::new([7; 32]);
-        for (session, generation) in [(0, 0), (7, 1), (u64::MAX, u16::MAX)] {
+        for (session, generation) in [(0, 0), (7, 1), (u64::MAX, u32::MAX)] {
             let ticket = Ticket { session, generation };
             assert_eq!(tickets.open(&tickets.seal(ticket)), Some(ticket));
         }

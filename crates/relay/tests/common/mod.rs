@@ -387,7 +387,7 @@ impl World {
             let owner = self.home_of(session).expect("a session somebody has");
             let claimed = self.servers[owner].claim(session, &client.tuple, self.now);
             if !claimed {
-                self.servers[shard].stop_expecting(&client.tuple);
+                self.servers[shard].stop_expecting(session, &client.tuple);
             }
             assert!(self.carry_out(owner, &mut []).is_none());
         }

@@ -3,9 +3,11 @@
 use aes_gcm::aead::AeadInOut;
 use aes_gcm::{Aes256Gcm, KeyInit};
 use turnway_relay::Record;
+use turnway_relay::limits::Limits;
 use turnway_relay::outcome::AuthFailure;
 use turnway_wire::{
-    AttributeType, ErrorCode, Lifetime, Method, ThirdPartyAuthorization, UnknownAttributes,
+    AttributeType, ErrorCode, Lifetime, Method, MobilityTicket, ThirdPartyAuthorization,
+    UnknownAttributes,
 };
 
 use crate::common::client::{Ask, Raw, TestClient};
@@ -302,6 +304,35 @@ fn a_token_of_the_next_key_refreshes_what_one_of_the_last_began() {
     assert_eq!(account, Some(1), "it is counted for whom it began with");
     assert_eq!(client.ask_once(&mut world, &Ask::refresh(0)).code(), 0);
     world.assert_empty();
+}
+
+#[test]
+fn who_goes_on_elsewhere_with_a_token_of_the_next_key_is_counted_as_before() {
+    let limits = Limits { mobility: true, ..Limits::default() };
+    for shard in [0, 1] {
+        let mut world = World::new(&Settings { servers: 2, limits: limits.clone(), ..settings() });
+        let mut client = bearer(&mut world);
+        let ask = allocate(&Token::default()).with(Raw::<0x8030>(Vec::new()));
+        let response = client.ask_once(&mut world, &ask);
+        let ticket = response.message().get::<MobilityTicket<'_>>().unwrap().unwrap().0.to_vec();
+        client.bind(&mut world, 0x4000, PEER);
+        let mut elsewhere = client.clone().on(shard);
+        elsewhere.at.tuple.client.set_port(50_000);
+        elsewhere.user = NEXT_KID.into();
+        let resume = Ask::new(Method::REFRESH)
+            .with(Raw::<0x8030>(ticket))
+            .with(Raw::<0x001B>(Token::default().sealed(&NEXT_OAUTH_KEY)));
+        let stale = elsewhere.ask_once(&mut world, &resume);
+        elsewhere.learn(&stale);
+        assert_eq!(elsewhere.ask_once(&mut world, &resume).code(), 0);
+        elsewhere.channel_data(&mut world, 0x4000, b"here").unwrap();
+        let counted = |world: &World, kid: &str| {
+            world.ledger.user(kid.as_bytes(), 0).map_or(0, |user| user.allocations)
+        };
+        assert_eq!((counted(&world, KID), counted(&world, NEXT_KID)), (1, 0));
+        assert_eq!(elsewhere.ask_once(&mut world, &Ask::refresh(0)).code(), 0);
+        world.assert_empty();
+    }
 }
 
 #[test]

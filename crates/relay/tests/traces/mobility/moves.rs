@@ -252,3 +252,29 @@ fn an_allocation_that_ends_takes_its_resumption_along() {
     let session = world.servers[0].find_session(2, world.now).unwrap();
     assert_eq!(session.protocol, Protocol::Udp);
 }
+
+#[test]
+fn two_that_were_to_go_on_from_one_address_do_not_both() {
+    let mut world = world(1);
+    let (mut one, mut other) = (TestClient::tcp(), moved(&TestClient::tcp(), 40_000));
+    let (relay, ticket) = allocated(&mut world, &mut one);
+    let (relay_of_other, ticket_of_other) = allocated(&mut world, &mut other);
+    let mut elsewhere = moved(&one, 50_000);
+    let newer = ticket_of(&elsewhere.ask(&mut world, &resume(&ticket)));
+    assert_eq!(elsewhere.ask(&mut world, &resume(&ticket_of_other)).code(), 0);
+    elsewhere.channel_data(&mut world, CHANNEL, b"here").unwrap();
+    assert_eq!(reached(&mut world, relay_of_other), Ok(elsewhere.at.tuple.client));
+    // Whoever was displaced stays where it is, and has to ask again when that ends.
+    assert_eq!(reached(&mut world, relay), Ok(one.at.tuple.client));
+    world.handle(0, Event::Disconnected { tuple: one.at.tuple });
+    assert_eq!(reached(&mut world, relay), Err(Reason::ClientAway));
+    assert_eq!(reached(&mut world, relay_of_other), Ok(elsewhere.at.tuple.client));
+    let mut third = moved(&one, 50_001);
+    assert_eq!(third.ask(&mut world, &resume(&newer)).code(), 0);
+    third.channel_data(&mut world, CHANNEL, b"here").unwrap();
+    assert_eq!(reached(&mut world, relay), Ok(third.at.tuple.client));
+    for client in [&mut elsewhere, &mut third] {
+        client.ask(&mut world, &Ask::refresh(0));
+    }
+    world.assert_empty();
+}

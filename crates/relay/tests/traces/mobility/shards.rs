@@ -225,3 +225,59 @@ fn a_claim_for_what_is_not_there_is_refused() {
     assert!(!server.claim(1, &elsewhere.at.tuple, late));
     assert!(server.poll().is_none());
 }
+
+#[test]
+fn an_allocation_made_while_another_shard_was_asked_keeps_its_five_tuple() {
+    let mut world = world(2);
+    let mut client = TestClient::tcp();
+    let (relay, ticket) = allocated(&mut world, &mut client);
+    let mut elsewhere = moved(&client, 50_000).on(1);
+    let stale = elsewhere.ask_once(&mut world, &resume(&ticket));
+    elsewhere.learn(&stale);
+    let request = elsewhere.request(&resume(&ticket));
+    // Its shard has not heard yet that the other one has agreed.
+    world.handle(0, Event::Resume { from: elsewhere.at, data: &request, shard: 1 });
+    assert!(world.servers[0].awaits(1, &elsewhere.at.tuple));
+    let own = elsewhere.ask(&mut world, &Ask::allocate()).relayed()[0];
+    elsewhere.bind(&mut world, CHANNEL, PEER);
+    world.servers[1].expect(&elsewhere.at, 1, world.now);
+    assert_eq!(reached(&mut world, own), Ok(elsewhere.at.tuple.client));
+    elsewhere.channel_data(&mut world, CHANNEL, b"its own").unwrap();
+    // What comes nevertheless waits for a client with its ticket.
+    world.handle(0, Event::Disconnected { tuple: client.at.tuple });
+    assert_eq!(world.home_of(1), Some(1));
+    assert_eq!(reached(&mut world, relay), Err(Reason::ClientAway));
+    assert_eq!(elsewhere.channel_data(&mut world, CHANNEL, b"x").unwrap().from, own);
+    elsewhere.ask(&mut world, &Ask::refresh(0));
+    assert_eq!(elsewhere.channel_data(&mut world, CHANNEL, b"x"), Err(Reason::NoAllocation));
+    world.pass(600);
+    world.assert_empty();
+}
+
+#[test]
+fn where_a_client_did_not_go_on_nobody_waits_for_what_has_come() {
+    let mut world = world(2);
+    let mut client = TestClient::udp();
+    let (relay, ticket) = allocated(&mut world, &mut client);
+    let (mut first, _) = about_to_move(&mut world, &client, &ticket, 50_001, 1);
+    let (mut second, _) = about_to_move(&mut world, &client, &ticket, 50_002, 1);
+    second.channel_data(&mut world, CHANNEL, b"here").unwrap();
+    assert_eq!((world.home_of(1), world.stats().resuming), (Some(1), 1));
+    assert_eq!(world.servers[1].settle(&first.at), None, "there is nothing to claim");
+    assert_eq!(world.stats().resuming, 0);
+    assert_eq!(first.ask(&mut world, &Ask::refresh(600)).code(), 437);
+    assert_eq!(reached(&mut world, relay), Ok(second.at.tuple.client));
+    second.ask(&mut world, &Ask::refresh(0));
+    world.assert_empty();
+}
+
+#[test]
+fn a_refusal_is_for_one_session_only() {
+    let mut world = world(2);
+    let mut client = TestClient::udp();
+    let (relay, ticket) = allocated(&mut world, &mut client);
+    let (elsewhere, _) = about_to_move(&mut world, &client, &ticket, 50_000, 1);
+    world.servers[1].stop_expecting(2, &elsewhere.at.tuple);
+    elsewhere.channel_data(&mut world, CHANNEL, b"here").unwrap();
+    assert_eq!(reached(&mut world, relay), Ok(elsewhere.at.tuple.client));
+}
