@@ -121,6 +121,33 @@ fn each_side_may_end_first_and_still_receives() {
 }
 
 #[test]
+fn an_end_behind_bytes_that_may_not_go_on_yet_costs_nothing() {
+    // Both connections stay open for two seconds each.
+    let relay = Relay::start(Setup {
+        extra: "[quota]\nbandwidth_per_user = \"1 Mbit/s\"".into(),
+        shards: 1,
+        ..Setup::default()
+    });
+    let (mut control, _) = allocate(&relay);
+    for reversed in [false, true] {
+        let (data, peer) = joined(&relay, &mut control);
+        let (first, last) = if reversed { (peer, data.stream) } else { (data.stream, peer) };
+        first.shutdown(Shutdown::Write).unwrap();
+        assert_eq!((&last).read(&mut [0; 1]).unwrap(), 0, "the end comes through");
+        // Most of it waits in the relay's kernel, and so does the end behind it.
+        send(&last, MIB / 4, 5);
+        last.shutdown(Shutdown::Write).unwrap();
+        let (before, begun) = (relay.cpu_time(), Instant::now());
+        receive(&first, MIB / 4, 5);
+        assert_eq!((&first).read(&mut [0; 1]).unwrap(), 0, "the end comes last");
+        let (used, took) = (relay.cpu_time() - before, begun.elapsed());
+        assert!(took > Duration::from_secs(1), "the limit did not hold: {took:?}");
+        assert!(used < took / 10, "{used:?} of a processor in {took:?}");
+    }
+    relay.await_samples("both gone", |samples| samples["turnway_peer_connections"] == 0.0);
+}
+
+#[test]
 fn a_connection_that_breaks_breaks_the_other() {
     let relay = Relay::with_shards(2);
     let (mut control, _) = allocate(&relay);

@@ -24,7 +24,8 @@ pub struct Peer {
     pub stream: TcpStream,
     /// How far it is.
     pub stage: Stage,
-    /// What the poller watches for; `None`: nothing, not even that both ends are closed.
+    /// What the poller watches for; `None`: nothing, not even that both ends are closed. It is
+    /// not registered then.
     pub interest: Option<Interest>,
     /// Bytes for the peer.
     pub to_peer: Flow,
@@ -149,11 +150,12 @@ impl Peer {
 
     /// What the poller must watch for; `room` is whether the client takes more.
     pub fn wanted(&self, room: bool) -> Option<Interest> {
-        if self.to_peer.closed && self.to_client.ended {
-            // It would be said over and over that both ends are closed.
+        let read = room && !self.to_client.ended && self.to_client.is_empty();
+        if self.to_peer.closed && !read {
+            // Once the peer's end is in the kernel, read or not, it would be said over and over
+            // that both ends are closed: that cannot be left out of what is watched for.
             return None;
         }
-        let read = room && !self.to_client.ended && self.to_client.is_empty();
         let write = !self.to_peer.ready().is_empty();
         Some(match (self.stage, read, write) {
             (Stage::Connecting, _, _) | (Stage::Spliced(_), false, true) => Interest::WRITE,

@@ -77,7 +77,7 @@ pub struct Connection {
     pub splice: Option<ConnectionId>,
     /// Its peer does not take what was read last: nothing more is read.
     pub paused: bool,
-    /// The poller does not watch it any more: both sides of it have ended.
+    /// The poller does not watch it: nothing more is written to it, and nothing read for now.
     pub unwatched: bool,
     /// It came from another shard, or goes there.
     pub handed_over: bool,
@@ -429,6 +429,11 @@ impl Connection {
         }
         self.interest = wanted;
         Written::Watch(wanted)
+    }
+
+    /// What the poller watches for, or did before it was told not to.
+    pub fn interest(&self) -> Interest {
+        self.interest
     }
 }
 

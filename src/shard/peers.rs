@@ -133,9 +133,9 @@ impl Shard {
                 Ok(())
             }
         };
-        if result.is_ok() {
-            self.watch_peer(id, false);
-        } else {
+        let result = result
+            .and_then(|()| self.watch_peer(id, false).map_err(|_| ConnectFailure::NoResources));
+        if result.is_err() {
             self.peers.remove(id);
         }
         self.happen(Event::Connected { connection: id, result }, batch);
@@ -155,7 +155,9 @@ impl Shard {
         connection.splice = Some(id);
         peer.stage = Stage::Spliced(*client);
         // What the peer has sent meanwhile is in the kernel.
-        self.watch_peer(id, true);
+        if self.watch_peer(id, true).is_err() {
+            self.break_peer(id, batch);
+        }
     }
 
     /// Bytes that a client sent for its peer.
@@ -273,15 +275,13 @@ impl Shard {
         }
         // The client is read from while the peer takes what it sends.
         connection.paused = peer.to_peer.ended || !peer.to_peer.is_empty();
-        let both_ended = peer.to_peer.ended && peer.to_client.closed;
-        if both_ended && !std::mem::replace(&mut connection.unwatched, true) {
-            // It would be said over and over that both ends are closed.
-            let deleted = self.poller.delete(connection.stream.as_fd());
-            deleted.expect("a registered stream can be deleted");
-        }
-        self.watch_client(client);
+        // Once the client's end is in the kernel, read or not, it would be said over and over that
+        // both ends are closed: that cannot be left out of what is watched for.
+        let silent = connection.paused && peer.to_client.closed;
         let room = self.client_has_room(id);
-        self.watch_peer(id, room);
+        if self.watch_client(client, silent).is_err() || self.watch_peer(id, room).is_err() {
+            self.break_peer(id, batch);
+        }
     }
 
     /// A client's connection has been written to: there may be room for more.
@@ -298,28 +298,34 @@ impl Shard {
         connection.is_some_and(|connection| connection.queued() < READ)
     }
 
-    fn watch_peer(&mut self, id: ConnectionId, room: bool) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
+    /// Has the poller watch a peer for what can be done next. Fails where the kernel has no memory.
+    fn watch_peer(&mut self, id: ConnectionId, room: bool) -> io::Result<()> {
+        let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
         let wanted = peer.wanted(room);
-        if wanted == peer.interest {
-            return;
+        let (stream, token) = (peer.stream.as_fd(), Token::Peer(id.0).pack());
+        match (peer.interest, wanted) {
+            (before, after) if before == after => {}
+            (Some(_), Some(interest)) => self.poller.modify(stream, token, interest)?,
+            (None, Some(interest)) => self.poller.add(stream, token, interest)?,
+            (_, None) => self.poller.delete(stream)?,
         }
-        let token = Token::Peer(id.0).pack();
-        let watched = match wanted {
-            Some(interest) => self.poller.modify(peer.stream.as_fd(), token, interest),
-            None => self.poller.delete(peer.stream.as_fd()),
-        };
-        watched.expect("a registered stream can be modified without further memory");
         peer.interest = wanted;
+        Ok(())
     }
 
-    fn watch_client(&mut self, client: &Client) {
+    /// The same for a client's data connection; `silent` is whether there is nothing to be done.
+    fn watch_client(&mut self, client: &Client, silent: bool) -> io::Result<()> {
         let limit = self.parts.streams.send_queue;
-        let Some(connection) = self.connections.of(client) else { return };
-        if let Written::Watch(interest) = connection.watch(limit) {
-            let token = Token::Connection(client.link.0).pack();
-            let watched = self.poller.modify(connection.stream.as_fd(), token, interest);
-            watched.expect("a registered stream can be modified without further memory");
+        let Some(connection) = self.connections.of(client) else { return Ok(()) };
+        let token = Token::Connection(client.link.0).pack();
+        let before = std::mem::replace(&mut connection.unwatched, silent);
+        let changed = connection.watch(limit);
+        let stream = connection.stream.as_fd();
+        match (before, silent, changed) {
+            (false, true, _) => self.poller.delete(stream),
+            (true, false, _) => self.poller.add(stream, token, connection.interest()),
+            (false, false, Written::Watch(interest)) => self.poller.modify(stream, token, interest),
+            (true, true, _) | (false, false, Written::Same | Written::Broken) => Ok(()),
         }
     }
 

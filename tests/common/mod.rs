@@ -297,6 +297,18 @@ impl Relay {
         kib.parse::<u64>().expect("a number") * 1024
     }
 
+    /// What the processors have worked for it so far.
+    pub fn cpu_time(&self) -> Duration {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("alive");
+        let spent = tasks.map(|task| {
+            let stat = fs::read_to_string(task.expect("a thread").path().join("schedstat"));
+            let stat = stat.expect("a thread that stays");
+            let ns = stat.split_whitespace().next().expect("a figure").parse();
+            Duration::from_nanos(ns.expect("a number"))
+        });
+        spent.sum()
+    }
+
     /// Whether the process still runs.
     pub fn is_alive(&mut self) -> bool {
         self.child.try_wait().expect("our child").is_none()
