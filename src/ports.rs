@@ -138,7 +138,9 @@ impl Ports {
 
     /// Gives a port back. Its socket must be closed already.
     pub fn release(&self, local: SocketAddr) {
-        self.shared.live.set(local, false);
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            self.shared.live.set(protocol, local, false);
+        }
         self.lock().pool.release(local);
     }
 
@@ -277,7 +279,11 @@ impl Ports {
     }
 
     fn opened(&self, opened: &mut Opened, family: Family, local: SocketAddr, socket: Entry) {
-        self.shared.live.set(local, true);
+        let protocol = match &socket {
+            Entry::Datagrams(_) => Protocol::Udp,
+            Entry::Connections(_) => Protocol::Tcp,
+        };
+        self.shared.live.set(protocol, local, true);
         let relay = self.relays.iter().find(|relay| relay.local == local.ip());
         let external = relay.map_or(local.ip(), |relay| relay.external);
         let external = SocketAddr::new(external, local.port());

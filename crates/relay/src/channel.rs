@@ -70,7 +70,7 @@ impl Server {
             return Err(Outcome::BadRequest);
         }
         self.judge(id, peer)?;
-        if !policy.check(peer, &self.shared.live) {
+        if !policy.check(Protocol::Udp, peer, &self.shared.live) {
             return Err(Outcome::Forbidden);
         }
         Ok((number, peer))

@@ -84,7 +84,7 @@ impl Server {
         //# If the new connection is forbidden by local policy, the server MUST reject the request
         //# with a 403 (Forbidden) error.
         self.judge(id, peer)?;
-        if !policy.check(peer, &self.shared.live) {
+        if !policy.check(Protocol::Tcp, peer, &self.shared.live) {
             return Err(Outcome::Forbidden);
         }
         if self.has_all_connections(id) {
@@ -177,7 +177,7 @@ impl Server {
             .ok_or(Reason::NoPermission)?;
         let policy = &self.config.realms.get(allocation.identity.realm()).policy;
         let shown = policy.to_external(peer).socket();
-        if permission.own && !policy.check(peer, &self.shared.live) {
+        if permission.own && !policy.check(Protocol::Tcp, peer, &self.shared.live) {
             return Err(Reason::PeerDenied);
         }
         // The one there was has ended, if the kernel lets the same two addresses have another; the

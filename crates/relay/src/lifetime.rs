@@ -150,7 +150,8 @@ impl Server {
         }
         allocation.identity.outdate();
         let shared = Arc::clone(&self.shared);
-        let denied = |peer| !policy.check(peer, &shared.live);
+        let protocol = allocation.protocol();
+        let denied = |peer| !policy.check(protocol, peer, &shared.live);
         self.drop_connections(id, ConnectionEnd::PeerDenied, denied);
         self.drop_channels(id, |channel| denied(channel.peer));
         self.drop_permissions(id, |permission| match policy.check_ip(permission.ip) {

@@ -5,7 +5,8 @@
 //! 1. tunnel addresses (Teredo, 6to4, IPv4-compatible) are refused, whatever is configured;
 //! 2. our own listeners are refused, whatever is configured;
 //! 3. our live relayed transport addresses are permitted, whatever their range: two clients of one
-//!    server may talk to each other;
+//!    server may talk to each other. Over TCP nothing else of ours is, unless 4 allows it: what
+//!    else this machine serves would take a connection of ours for one of its own;
 //! 4. the operator's `allow` and `deny`, the longest prefix winning and `deny` winning a tie;
 //! 5. the special-purpose ranges of the IANA registries (`special.rs`) are refused;
 //! 6. everything else is permitted.
@@ -29,7 +30,7 @@ pub use self::special::{Special, special_purpose};
 
 use self::nat64::Nat64;
 use self::table::RangeTable;
-use crate::address::{PeerAddr, canonical_ip};
+use crate::address::{PeerAddr, Protocol, canonical_ip};
 use crate::shared::LivePorts;
 
 /// What a [`Policy`] is made of.
@@ -141,19 +142,23 @@ impl Policy {
         if in_range && self.contents_permitted(ip) { Verdict::Open } else { Verdict::Denied }
     }
 
-    /// Whether datagrams may be sent to and received from `peer`: for ChannelBind, Send and every
-    /// datagram relayed. Port 0 is no peer.
+    /// Whether datagrams may be sent to and received from `peer`, or connections made to and
+    /// accepted from it: for ChannelBind, Send, Connect and every datagram relayed. Port 0 is no
+    /// peer.
     ///
     /// `peer` is [local](Policy::to_local); `live` are our relayed transport addresses in use.
-    pub fn check(&self, peer: PeerAddr, live: &LivePorts) -> bool {
+    pub fn check(&self, protocol: Protocol, peer: PeerAddr, live: &LivePorts) -> bool {
         if peer.port() == 0 {
             return false;
         }
         match self.check_ip(peer.ip()) {
             Verdict::Open => true,
             Verdict::OwnPorts => {
-                !self.is_listener(peer)
-                    && (live.contains(peer.socket()) || self.range_permits(peer.ip()))
+                let in_range = || match protocol {
+                    Protocol::Udp => self.range_permits(peer.ip()),
+                    Protocol::Tcp => self.configured(peer.ip()) == Some(true),
+                };
+                !self.is_listener(peer) && (live.contains(protocol, peer.socket()) || in_range())
             }
             Verdict::Denied => false,
         }
@@ -161,11 +166,15 @@ impl Policy {
 
     /// What the configured and built-in ranges say.
     fn range_permits(&self, ip: IpAddr) -> bool {
-        let configured = match ip {
+        self.configured(ip).unwrap_or_else(|| special_purpose(ip).is_none())
+    }
+
+    /// What the configured ranges say, if they say anything.
+    fn configured(&self, ip: IpAddr) -> Option<bool> {
+        match ip {
             IpAddr::V4(_) => self.configured_v4.lookup(ip),
             IpAddr::V6(_) => self.configured_v6.lookup(ip),
-        };
-        configured.unwrap_or_else(|| special_purpose(ip).is_none())
+        }
     }
 
     /// Whether every IPv4 address that a NAT64 would find in `ip` is a permitted peer. Our own are

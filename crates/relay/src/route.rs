@@ -90,7 +90,7 @@ impl Server {
             return Err(why_expired(allocation, channel.peer, now));
         }
         let realm = || self.config.realms.get(allocation.identity.realm());
-        if channel.own && !realm().policy.check(channel.peer, &self.shared.live) {
+        if channel.own && !realm().policy.check(Protocol::Udp, channel.peer, &self.shared.live) {
             return Err(Reason::PeerDenied);
         }
         let ip = outgoing(ip)?;
@@ -154,7 +154,7 @@ impl Server {
             .permission(peer.ip())
             .filter(|permission| permission.expires_ns > now.mono_ns)
             .ok_or(Reason::NoPermission)?;
-        let denied = permission.own && !policy.check(peer, &self.shared.live);
+        let denied = permission.own && !policy.check(Protocol::Udp, peer, &self.shared.live);
         if denied || peer.port() == 0 {
             return Err(Reason::PeerDenied);
         }
@@ -214,7 +214,7 @@ impl Server {
             }
         };
         let realm = || self.config.realms.get(allocation.identity.realm());
-        if own && !realm().policy.check(from, &self.shared.live) {
+        if own && !realm().policy.check(Protocol::Udp, from, &self.shared.live) {
             return Err(Reason::PeerDenied);
         }
         let ip = outgoing(ip)?;

@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 pub use self::source::SourceLimiter;
 
-use crate::address::canonical_ip;
+use crate::address::{Protocol, canonical_ip};
 use crate::mobility::Tickets;
 
 /// Everything shards share, to be put behind one `Arc`.
@@ -27,14 +27,14 @@ pub struct Shared {
     pub tickets: Tickets,
 }
 
-/// The relayed transport addresses in use: one bit per port of each local relay address, 8 KiB an
-/// address.
+/// The relayed transport addresses in use: one bit per port of each local relay address and each
+/// protocol, 16 KiB an address.
 ///
 /// A hint for the peer policy, not the owner of a port: readers may see a change a moment late.
 #[derive(Debug)]
 pub struct LivePorts {
-    /// Sorted by address.
-    addresses: Vec<(IpAddr, Box<[AtomicU64]>)>,
+    /// Sorted by address; of UDP, then of TCP.
+    addresses: Vec<(IpAddr, [Box<[AtomicU64]>; 2])>,
 }
 
 const PORT_WORDS: usize = (1 << 16) / 64;
@@ -46,12 +46,12 @@ impl LivePorts {
         unique.sort_unstable();
         unique.dedup();
         let empty = || (0..PORT_WORDS).map(|_| AtomicU64::new(0)).collect();
-        Self { addresses: unique.into_iter().map(|ip| (ip, empty())).collect() }
+        Self { addresses: unique.into_iter().map(|ip| (ip, [empty(), empty()])).collect() }
     }
 
     /// Says whether `relay` is in use from now on. An address that is not ours is ignored.
-    pub fn set(&self, relay: SocketAddr, live: bool) {
-        let Some((word, bit)) = self.bit(relay) else {
+    pub fn set(&self, protocol: Protocol, relay: SocketAddr, live: bool) {
+        let Some((word, bit)) = self.bit(protocol, relay) else {
             return;
         };
         if live {
@@ -62,15 +62,20 @@ impl LivePorts {
     }
 
     /// Whether `relay` is one of our relayed transport addresses in use.
-    pub fn contains(&self, relay: SocketAddr) -> bool {
-        self.bit(relay).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
+    pub fn contains(&self, protocol: Protocol, relay: SocketAddr) -> bool {
+        self.bit(protocol, relay).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
     }
 
-    fn bit(&self, relay: SocketAddr) -> Option<(&AtomicU64, u64)> {
+    fn bit(&self, protocol: Protocol, relay: SocketAddr) -> Option<(&AtomicU64, u64)> {
         let ip = canonical_ip(relay.ip());
         let at = self.addresses.binary_search_by_key(&ip, |(ip, _)| *ip).ok()?;
         let port = usize::from(relay.port());
-        Some((&self.addresses[at].1[port / 64], 1 << (port % 64)))
+        let [udp, tcp] = &self.addresses[at].1;
+        let words = match protocol {
+            Protocol::Udp => udp,
+            Protocol::Tcp => tcp,
+        };
+        Some((&words[port / 64], 1 << (port % 64)))
     }
 }
 

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 
 use proptest::prelude::*;
 use turnway_relay::limits::Limits;
-use turnway_relay::{Event, IcmpError, IpFields, Transport};
+use turnway_relay::{Event, IcmpError, IpFields, Protocol, Transport};
 use turnway_wire::{
     AdditionalAddressFamily, ChannelNumber, EvenPort, Family, Lifetime, Method,
     RequestedAddressFamily, RequestedTransport, ReservationToken, XorPeerAddress, channel_header,
@@ -498,7 +498,7 @@ impl Both {
             assert_eq!(counted, expected);
         }
         for at in self.model.live() {
-            assert!(self.world.shared.live.contains(at));
+            assert!(self.world.shared.live.contains(Protocol::Udp, at));
         }
     }
 }

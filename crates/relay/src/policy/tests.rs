@@ -27,18 +27,21 @@ fn allowing(allow: &[&str]) -> PolicyConfig {
 #[track_caller]
 fn assert_denied(policy: &Policy, text: &str) {
     assert_eq!(policy.check_ip(ip(text)), Verdict::Denied, "{text}");
-    assert!(!policy.check(peer_of(text, 50_000), &no_relays()), "{text}");
+    assert!(!policy.check(Protocol::Udp, peer_of(text, 50_000), &no_relays()), "{text}");
     if let IpAddr::V4(v4) = ip(text) {
         let mapped = IpAddr::V6(v4.to_ipv6_mapped());
         assert_eq!(policy.check_ip(mapped), Verdict::Denied, "{mapped}");
-        assert!(!policy.check(peer_of(&mapped.to_string(), 50_000), &no_relays()), "{mapped}");
+        assert!(
+            !policy.check(Protocol::Udp, peer_of(&mapped.to_string(), 50_000), &no_relays()),
+            "{mapped}"
+        );
     }
 }
 
 #[track_caller]
 fn assert_open(policy: &Policy, text: &str) {
     assert_eq!(policy.check_ip(ip(text)), Verdict::Open, "{text}");
-    assert!(policy.check(peer_of(text, 50_000), &no_relays()), "{text}");
+    assert!(policy.check(Protocol::Udp, peer_of(text, 50_000), &no_relays()), "{text}");
 }
 
 fn peer_of(text: &str, port: u16) -> PeerAddr {
@@ -151,7 +154,7 @@ fn every_special_purpose_range_can_be_allowed() {
             let own = ip(text).is_loopback() || ip(text).is_unspecified();
             let expected = if own { Verdict::OwnPorts } else { Verdict::Open };
             assert_eq!(policy.check_ip(ip(text)), expected, "{text}");
-            assert!(policy.check(peer_of(text, 50_000), &no_relays()), "{text}");
+            assert!(policy.check(Protocol::Udp, peer_of(text, 50_000), &no_relays()), "{text}");
         }
     }
 }
@@ -263,9 +266,9 @@ fn the_longest_prefix_wins_and_deny_wins_a_tie() {
 #[test]
 fn port_zero_is_no_peer() {
     let policy = Policy::new(allowing(&["127.0.0.1/32"]));
-    assert!(!policy.check(peer("8.8.8.8:0"), &no_relays()));
-    assert!(!policy.check(peer("127.0.0.1:0"), &no_relays()));
-    assert!(policy.check(peer("8.8.8.8:1"), &no_relays()));
+    assert!(!policy.check(Protocol::Udp, peer("8.8.8.8:0"), &no_relays()));
+    assert!(!policy.check(Protocol::Udp, peer("127.0.0.1:0"), &no_relays()));
+    assert!(policy.check(Protocol::Udp, peer("8.8.8.8:1"), &no_relays()));
 }
 
 /// A machine with two addresses, one behind 1:1 NAT, a database on loopback and its metrics.
@@ -289,14 +292,43 @@ fn own_addresses_are_judged_port_by_port() {
     assert_eq!(policy.check_ip(ip("127.0.0.1")), Verdict::Denied);
 
     let live = LivePorts::new(&[ip("10.0.0.5"), ip("2600::5")]);
-    live.set("10.0.0.5:50000".parse().unwrap(), true);
-    assert!(policy.check(peer("10.0.0.5:50000"), &live), "another client's relayed address");
-    assert!(policy.check(peer("[::ffff:10.0.0.5]:50000"), &live));
-    assert!(!policy.check(peer("10.0.0.5:50001"), &live), "nobody's port on a private address");
-    assert!(!policy.check(peer("10.0.0.5:22"), &live));
-    assert!(policy.check(peer("[2600::5]:50001"), &live), "a public address of ours");
-    live.set("10.0.0.5:50000".parse().unwrap(), false);
-    assert!(!policy.check(peer("10.0.0.5:50000"), &live), "the allocation has ended");
+    live.set(Protocol::Udp, "10.0.0.5:50000".parse().unwrap(), true);
+    assert!(
+        policy.check(Protocol::Udp, peer("10.0.0.5:50000"), &live),
+        "another client's relayed address"
+    );
+    assert!(policy.check(Protocol::Udp, peer("[::ffff:10.0.0.5]:50000"), &live));
+    assert!(
+        !policy.check(Protocol::Udp, peer("10.0.0.5:50001"), &live),
+        "nobody's port on a private address"
+    );
+    assert!(!policy.check(Protocol::Udp, peer("10.0.0.5:22"), &live));
+    assert!(
+        policy.check(Protocol::Udp, peer("[2600::5]:50001"), &live),
+        "a public address of ours"
+    );
+    live.set(Protocol::Udp, "10.0.0.5:50000".parse().unwrap(), false);
+    assert!(
+        !policy.check(Protocol::Udp, peer("10.0.0.5:50000"), &live),
+        "the allocation has ended"
+    );
+}
+
+#[test]
+fn connections_to_ourselves_reach_live_tcp_relays_and_what_is_allowed() {
+    let allow = vec!["1.2.3.4/32".parse().unwrap()];
+    let policy = Policy::new(PolicyConfig { allow, ..cloud_machine() });
+    let live = LivePorts::new(&[ip("10.0.0.5"), ip("2600::5")]);
+    live.set(Protocol::Udp, "[2600::5]:50000".parse().unwrap(), true);
+    live.set(Protocol::Tcp, "[2600::5]:50001".parse().unwrap(), true);
+    let connects = |at: &str| policy.check(Protocol::Tcp, peer(at), &live);
+    assert!(!connects("[2600::5]:50000"), "a service with the number of a UDP relay");
+    assert!(connects("[2600::5]:50001"), "another client's relayed address");
+    assert!(!connects("[2600::5]:22"), "a public address of ours");
+    assert!(!connects("10.0.0.5:22"));
+    assert!(connects("1.2.3.4:80"), "allowed");
+    assert!(!connects("1.2.3.4:443"), "allowed, but a listener");
+    assert!(connects("8.8.8.8:22"), "another machine");
 }
 
 #[test]
@@ -304,8 +336,8 @@ fn our_listeners_are_never_peers() {
     let allow = nets(&["0.0.0.0/0", "::/0", "10.0.0.5/32", "127.0.0.1/32", "::1/128"]);
     let policy = Policy::new(PolicyConfig { allow, ..cloud_machine() });
     let live = LivePorts::new(&[ip("10.0.0.5"), ip("2600::5")]);
-    live.set("10.0.0.5:3478".parse().unwrap(), true);
-    live.set("[2600::5]:3479".parse().unwrap(), true);
+    live.set(Protocol::Udp, "10.0.0.5:3478".parse().unwrap(), true);
+    live.set(Protocol::Udp, "[2600::5]:3479".parse().unwrap(), true);
     for listener in [
         "10.0.0.5:3478",
         "[::ffff:10.0.0.5]:3478",
@@ -314,18 +346,21 @@ fn our_listeners_are_never_peers() {
         "0.0.0.0:9641",
         "[::]:3478",
     ] {
-        assert!(!policy.check(peer(listener), &live), "{listener}");
+        assert!(!policy.check(Protocol::Udp, peer(listener), &live), "{listener}");
     }
     let everywhere = ["10.0.0.5", "5.6.7.8", "192.168.7.7", "1.2.3.4", "127.0.0.1", "127.9.8.7"];
     for own in everywhere.iter().chain(&["0.0.0.0", "::", "::1", "2600::5"]) {
         for port in [443, 3479] {
-            assert!(!policy.check(peer_of(own, port), &live), "{own} {port}");
-            assert!(policy.check(peer_of(own, port + 10), &live), "{own} {port} + 10");
+            assert!(!policy.check(Protocol::Udp, peer_of(own, port), &live), "{own} {port}");
+            assert!(
+                policy.check(Protocol::Udp, peer_of(own, port + 10), &live),
+                "{own} {port} + 10"
+            );
         }
     }
     // The same ports of others are nothing of ours.
     for other in ["8.8.8.8:3478", "8.8.8.8:443", "192.168.7.7:3478", "10.0.0.6:3478"] {
-        assert!(policy.check(peer(other), &live), "{other}");
+        assert!(policy.check(Protocol::Udp, peer(other), &live), "{other}");
     }
     // Nor is there a way around by a translator.
     for own in ["10.0.0.5", "5.6.7.8", "127.0.0.1", "1.2.3.4"] {
@@ -347,10 +382,10 @@ fn external_addresses_are_translated_there_and_back() {
     }
     // Two clients behind the same 1:1 NAT reach each other, and nothing else there.
     let live = LivePorts::new(&[ip("10.0.0.5")]);
-    live.set(local.socket(), true);
-    assert!(policy.check(policy.to_local(external), &live));
-    assert!(!policy.check(policy.to_local(peer("5.6.7.8:3478")), &live));
-    assert!(!policy.check(policy.to_local(peer("5.6.7.8:22")), &live));
+    live.set(Protocol::Udp, local.socket(), true);
+    assert!(policy.check(Protocol::Udp, policy.to_local(external), &live));
+    assert!(!policy.check(Protocol::Udp, policy.to_local(peer("5.6.7.8:3478")), &live));
+    assert!(!policy.check(Protocol::Udp, policy.to_local(peer("5.6.7.8:22")), &live));
 }
 
 #[test]
@@ -362,10 +397,10 @@ fn relays_on_loopback_reach_each_other_without_allowing_loopback() {
         ..PolicyConfig::default()
     });
     let live = LivePorts::new(&[loopback]);
-    live.set("127.0.0.1:50000".parse().unwrap(), true);
-    assert!(policy.check(peer("127.0.0.1:50000"), &live));
-    assert!(!policy.check(peer("127.0.0.1:50001"), &live));
-    assert!(!policy.check(peer("127.0.0.1:3478"), &live));
+    live.set(Protocol::Udp, "127.0.0.1:50000".parse().unwrap(), true);
+    assert!(policy.check(Protocol::Udp, peer("127.0.0.1:50000"), &live));
+    assert!(!policy.check(Protocol::Udp, peer("127.0.0.1:50001"), &live));
+    assert!(!policy.check(Protocol::Udp, peer("127.0.0.1:3478"), &live));
     assert_eq!(policy.check_ip(ip("127.0.0.2")), Verdict::Denied);
 }
 
@@ -449,7 +484,7 @@ proptest! {
             if local_use.contains(&ip) {
                 continue;
             }
-            let permitted = policy.check(PeerAddr::new(SocketAddr::new(ip, 1)), &no_relays());
+            let permitted = policy.check(Protocol::Udp, PeerAddr::new(SocketAddr::new(ip, 1)), &no_relays());
             prop_assert_eq!(permitted, naive(&config, ip), "{}", ip);
         }
     }

@@ -10,24 +10,28 @@ fn exactly_the_ports_that_were_set_are_live() {
     let live = LivePorts::new(&[HERE_V6, HERE, HERE]);
     let set = [0, 63, 64, 49_152, 65_535];
     for port in set {
-        live.set(SocketAddr::new(HERE, port), true);
+        live.set(Protocol::Udp, SocketAddr::new(HERE, port), true);
     }
     for port in 0..=u16::MAX {
-        assert_eq!(live.contains(SocketAddr::new(HERE, port)), set.contains(&port), "{port}");
-        assert!(!live.contains(SocketAddr::new(HERE_V6, port)), "another address");
+        assert_eq!(
+            live.contains(Protocol::Udp, SocketAddr::new(HERE, port)),
+            set.contains(&port),
+            "{port}"
+        );
+        assert!(!live.contains(Protocol::Udp, SocketAddr::new(HERE_V6, port)), "another address");
     }
-    live.set(SocketAddr::new(HERE, 64), false);
-    assert!(!live.contains(SocketAddr::new(HERE, 64)));
-    assert!(live.contains(SocketAddr::new(HERE, 63)));
+    live.set(Protocol::Udp, SocketAddr::new(HERE, 64), false);
+    assert!(!live.contains(Protocol::Udp, SocketAddr::new(HERE, 64)));
+    assert!(live.contains(Protocol::Udp, SocketAddr::new(HERE, 63)));
 }
 
 #[test]
 fn addresses_of_others_are_never_live() {
     let live = LivePorts::new(&[HERE]);
     let other = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)), 50_000);
-    live.set(other, true);
-    assert!(!live.contains(other));
-    assert!(!LivePorts::new(&[]).contains(other));
+    live.set(Protocol::Udp, other, true);
+    assert!(!live.contains(Protocol::Udp, other));
+    assert!(!LivePorts::new(&[]).contains(Protocol::Udp, other));
 }
 
 #[test]

@@ -313,7 +313,9 @@ impl World {
                 Effect::Close { relay } => {
                     let local = self.sockets[shard].remove(&relay);
                     let local = local.expect("a relay socket is closed once");
-                    self.shared.live.set(local, false);
+                    for protocol in [Protocol::Udp, Protocol::Tcp] {
+                        self.shared.live.set(protocol, local, false);
+                    }
                     self.pool.release(local);
                 }
                 Effect::Connect { connection, via, to } => {
@@ -517,7 +519,8 @@ impl World {
             self.pool.release(local);
             return Err(failure);
         }
-        self.shared.live.set(local, true);
+        let protocol = *self.bound.last().expect("said when it was asked for");
+        self.shared.live.set(protocol, local, true);
         self.sockets[shard].insert(relay, local);
         Ok(RelayAddr {
             local,

@@ -416,7 +416,7 @@ impl World<'_> {
         };
         let before = self.record.sockets[place].replace(socket);
         assert!(before.is_none(), "{local} was leased twice");
-        self.relay.shared.live.set(local, true);
+        self.relay.shared.live.set(Protocol::Udp, local, true);
         let place = (order.shard, order.allocation, family_index(family));
         self.open.insert(place, local);
         RelayAddr { local, external: external(local) }
@@ -427,7 +427,7 @@ impl World<'_> {
         let local = self.open.remove(&place).expect("closed once, and only what was opened");
         let place = plan::port_index(local).expect("opened");
         self.record.sockets[place] = None;
-        self.relay.shared.live.set(local, false);
+        self.relay.shared.live.set(Protocol::Udp, local, false);
         self.relay.pool.release(local);
         let first = up_key(shard, relay, 0);
         let last = up_key(shard, relay, u16::MAX);

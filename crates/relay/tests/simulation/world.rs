@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use turnway_relay::{AllocationId, FiveTuple, IcmpError, RelayId, Stats, Transport};
+use turnway_relay::{AllocationId, FiveTuple, IcmpError, Protocol, RelayId, Stats, Transport};
 use turnway_wire::{Family, Frame, frame};
 
 use crate::messages::User;
@@ -447,7 +447,8 @@ impl<'r> World<'r> {
         let capacity = self.relay.pool.capacity(Family::V4) + self.relay.pool.capacity(Family::V6);
         assert_eq!(counts.free, capacity, "ports were lost: {counts:?}");
         for ip in OWN {
-            let live = |port| self.relay.shared.live.contains(SocketAddr::new(ip, port));
+            let live =
+                |port| self.relay.shared.live.contains(Protocol::Udp, SocketAddr::new(ip, port));
             assert!(!(1..=u16::MAX).any(live), "a port of {ip} is still live");
         }
         for server in &mut self.relay.servers {

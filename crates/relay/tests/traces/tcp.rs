@@ -122,6 +122,29 @@ fn a_tcp_allocation_may_have_both_families() {
 }
 
 #[test]
+fn of_ourselves_only_live_tcp_relays_can_be_connected_to() {
+    //= rfc6062#section-5.2
+    //= type=test
+    //# If the new connection is forbidden by local policy, the server MUST reject the request
+    //# with a 403 (Forbidden) error.
+    let mut world = World::plain();
+    let mut datagrams = TestClient::udp();
+    let udp = datagrams.allocate(&mut world);
+    let mut other = TestClient::new("192.0.2.9:1");
+    other.at.tuple.transport = TestClient::tcp().at.tuple.transport;
+    let tcp = other.ask(&mut world, &allocate()).relayed()[0];
+    let (mut client, _) = allocated(&mut world);
+    let service = SocketAddr::new(udp.ip(), 22);
+    for forbidden in [udp, service] {
+        let response = client.ask(&mut world, &connect(&forbidden.to_string()));
+        assert_eq!(response.code(), 403, "{forbidden}");
+    }
+    let request = client.request(&connect(&tcp.to_string()));
+    assert!(client.exchange(&mut world, &request).is_none(), "it is being connected");
+    assert_eq!(world.connecting.len(), 1);
+}
+
+#[test]
 fn another_relayed_transport_is_not_supported() {
     //= rfc6062#section-5.1
     //= type=test
