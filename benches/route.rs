@@ -284,6 +284,7 @@ impl Relay {
                 | Effect::Close { .. }
                 | Effect::Indicate { .. }
                 | Effect::Connect { .. }
+                | Effect::Depart { .. }
                 | Effect::Splice { .. }
                 | Effect::Disconnect { .. }
                 | Effect::ChannelUp(_)
