@@ -2,7 +2,7 @@
 //! another port, or at length.
 //!
 //! The usage is for UDP, where it has a meaning, and for the four transport addresses of
-//! [`Discovery`]; elsewhere, and while it is off, Binding is what [`crate::binding`] makes of it.
+//! [`Discovery`]; elsewhere, and while it is off, Binding is what `crate::binding` makes of it.
 //! Whoever forges a source gains nothing by it: an answer goes to the address that asked, padding
 //! makes it no longer than its request, and the rate of a source bounds all of them.
 

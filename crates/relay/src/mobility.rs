@@ -1,11 +1,11 @@
 //! Mobility (RFC 8016): a client goes on with its allocation from another five-tuple.
 //!
 //! 1. An Allocate with an empty MOBILITY-TICKET makes an allocation that is *mobile*, and its answer
-//!    has a ticket ([`ticket`]).
-//! 2. A Refresh with the ticket, from another five-tuple, has [`Server::resume`] remember where the
-//!    client is about to go on ([`resumes`]). Until it does, everything stays where it is.
+//!    has a ticket (`ticket`).
+//! 2. A Refresh with the ticket, from another five-tuple, has `Server::resume` remember where the
+//!    client is about to go on (`resumes`). Until it does, everything stays where it is.
 //! 3. The first message from there ([`Route::Arriving`]) moves the allocation. So does the end of
-//!    the connection that it was used over: [`Server::disconnected`].
+//!    the connection that it was used over: `Server::disconnected`.
 //!
 //! The new five-tuple may be another shard's than the allocation. That shard is told by the ticket
 //! ([`Route::Elsewhere`]) and has the allocation's shard answer ([`Event::Resume`]); the first
