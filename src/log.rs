@@ -28,6 +28,7 @@ use tracing_subscriber::{Registry, fmt as lines, reload};
 use turnway_relay::Record;
 use turnway_relay::effect::{AuthFailed, Ended, Moved, Started, VolumeSpent};
 use turnway_relay::outcome::AuthFailure;
+use turnway_relay::quota;
 
 use crate::config::{LogFormat, LogLevel};
 
@@ -275,8 +276,11 @@ fn write_auth_failed(failed: &AuthFailed) {
 }
 
 fn write_volume_spent(spent: &VolumeSpent) {
+    let (user, realm) = quota::split(&spent.account);
+    let realm = realm.map(|realm| display(Name(realm).to_string()));
     warn!(
-        user = Name(&spent.account).to_string(),
+        user = Name(user).to_string(),
+        realm,
         period = %spent.period,
         "volume used up: nothing is relayed for this user until the period ends"
     );

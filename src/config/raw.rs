@@ -335,10 +335,9 @@ keys! {
 }
 
 keys! {
-    /// A key shared with an authorization server; the user database may have further ones. To
-    /// change keys: add the new one under another `kid`, reload, let the authorization server use
-    /// it, and remove the old one when its last token has ended. One that is removed ends the
-    /// allocations its tokens began.
+    /// A key shared with an authorization server. To change keys: add the new one under another
+    /// `kid`, reload, let the authorization server use it, and remove the old one when its last
+    /// token has ended. One that is removed ends the allocations its tokens began.
     OptionalArray "oauth.key" RawOAuthKey {
         /// The identifier of the key, which clients send as USERNAME.
         Required kid: String = "\"north\"", Live;
